@@ -1,0 +1,133 @@
+"""Where Consul is and how to speak to it: read from the environment once, validated, then passed around as a value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from registry_admin.consul import validation
+from registry_admin.errors import ConfigurationError, InvalidValueError
+
+_BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsulConfig:
+    """Address, token and TLS of a Consul agent. Timeouts are in seconds. The token is never part of the repr."""
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    scheme: str = "http"
+    token: str | None = field(default=None, repr=False)
+    verify: bool | str = True
+    cert: str | tuple[str, str] | None = None
+    connect_timeout: float = 2.0
+    read_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        validation.address(self.host, "host")
+        validation.port(self.port)
+        if self.scheme not in ("http", "https"):
+            raise InvalidValueError("scheme", self.scheme, "give 'http' or 'https'")
+        if self.token is not None and (
+            not isinstance(self.token, str)
+            or not self.token.isascii()
+            or not self.token.isprintable()
+            or " " in self.token
+        ):
+            raise InvalidValueError("token", "(not shown)", "an ACL token is one line of ASCII text without spaces")
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:8500`"""
+        return f"{self.scheme}://{url_host(self.host)}:{self.port}"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> ConsulConfig:
+        """Consul's own variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …), else CONSUL_HOST and CONSUL_PORT.
+
+        Raises ConfigurationError that names the variable. The source of the names and their meaning:
+        https://developer.hashicorp.com/consul/commands#environment-variables
+        """
+        host, port_text, scheme = (
+            environ.get("CONSUL_HOST") or "127.0.0.1",
+            environ.get("CONSUL_PORT") or "8500",
+            "http",
+        )
+        source = "CONSUL_HOST or CONSUL_PORT"
+        if environ.get("CONSUL_HTTP_ADDR"):
+            source = "CONSUL_HTTP_ADDR"
+            host, port_text, scheme = _split_address(environ["CONSUL_HTTP_ADDR"], default_port=port_text)
+        if environ.get("CONSUL_HTTP_SSL"):
+            scheme = "https" if _boolean(environ, "CONSUL_HTTP_SSL") else "http"
+        verify: bool | str = _boolean(environ, "CONSUL_HTTP_SSL_VERIFY", default=True)
+        if verify and environ.get("CONSUL_CACERT"):
+            verify = _readable(environ, "CONSUL_CACERT")
+        cert: str | tuple[str, str] | None = None
+        if environ.get("CONSUL_CLIENT_CERT"):
+            cert = _readable(environ, "CONSUL_CLIENT_CERT")
+            if environ.get("CONSUL_CLIENT_KEY"):
+                cert = (cert, _readable(environ, "CONSUL_CLIENT_KEY"))
+        try:
+            return cls(
+                host=validation.address(host, "host"),
+                port=validation.port(int(port_text) if port_text.isascii() and port_text.isdigit() else port_text),
+                scheme=scheme,
+                token=_token(environ),
+                verify=verify,
+                cert=cert,
+            )
+        except InvalidValueError as error:
+            if error.field == "token":
+                source = "CONSUL_HTTP_TOKEN or its file"
+            raise ConfigurationError(f"{source}: {error}") from error
+
+
+def url_host(host: str) -> str:
+    """The host as it stands in a URL: an IPv6 address goes into brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _split_address(value: str, *, default_port: str) -> tuple[str, str, str]:
+    parts = urlsplit(value if "://" in value else f"//{value}", scheme="http")
+    try:
+        port_number = parts.port
+    except ValueError:
+        raise ConfigurationError(f"CONSUL_HTTP_ADDR: the port in {value!r} is not a number from 1 to 65535") from None
+    if parts.scheme not in ("http", "https"):
+        raise ConfigurationError(f"CONSUL_HTTP_ADDR: only http and https are supported, not {parts.scheme!r}")
+    if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment or not parts.hostname:
+        raise ConfigurationError("CONSUL_HTTP_ADDR: give host:port or http(s)://host:port and nothing else")
+    return parts.hostname, str(port_number or default_port), parts.scheme
+
+
+def _token(environ: Mapping[str, str]) -> str | None:
+    path = environ.get("CONSUL_HTTP_TOKEN_FILE")
+    if path:
+        try:
+            return Path(path).read_text(encoding="utf-8").strip() or None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"CONSUL_HTTP_TOKEN_FILE: {path!r} can't be read ({type(error).__name__})"
+            ) from None
+    return environ.get("CONSUL_HTTP_TOKEN") or None
+
+
+def _boolean(environ: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if not text:
+        return default
+    try:
+        return _BOOLEANS[text]
+    except KeyError:
+        raise ConfigurationError(f"{name}: give true or false, not {text!r}") from None
+
+
+def _readable(environ: Mapping[str, str], name: str) -> str:
+    path = Path(environ[name])
+    if not path.is_file():
+        raise ConfigurationError(f"{name}: there is no file {str(path)!r}")
+    return str(path)

@@ -1,0 +1,98 @@
+"""Every exception that a caller may catch, told apart by what the caller can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from registry_admin.discovery.policy import Attempt
+
+
+class RegistryError(Exception):
+    """Registry Admin could not do what it was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+
+
+class ConfigurationError(RegistryError):
+    """A setting or an environment variable is wrong. Mend it and start again."""
+
+
+class InvalidValueError(RegistryError, ValueError):
+    """A value was refused before anything was sent or written; `field` names it and `reason` says how to mend it."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        self.field = field
+        self.value = value
+        self.reason = reason
+        super().__init__(f"{field}: {reason} (got {shown})")
+
+    def __reduce__(self) -> tuple[type[InvalidValueError], tuple[str, object, str]]:
+        return type(self), (self.field, self.value, self.reason)
+
+
+class ConsulUnavailableError(RegistryError):
+    """Consul can't be reached or can't answer now. Trying again later is right."""
+
+
+class InvalidReplyError(ConsulUnavailableError):
+    """Consul, or something in its place, answered with what can't be its reply. It is no proof that anything is gone."""
+
+
+class ConsulRefusedError(RegistryError):
+    """Consul understood the request and refused it. Trying again without a change won't help."""
+
+    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class ConsulPermissionError(ConsulRefusedError):
+    """The ACL token is missing, unknown, or lacks a permission that the message names."""
+
+
+class NoSuchServiceError(RegistryError):
+    """Consul knows no service of this name. Check the name, and whether the service was ever registered."""
+
+    def __init__(self, service: str, message: str | None = None) -> None:
+        self.service = service
+        super().__init__(
+            message or f"Consul knows no service {service!r}: check the name, or register an instance of it."
+        )
+
+
+class NoHealthyInstanceError(RegistryError):
+    """The service exists but none of its instances is passing its checks."""
+
+    def __init__(self, service: str, message: str | None = None, *, instances: Sequence[str] = ()) -> None:
+        self.service = service
+        self.instances = tuple(instances)
+        known = "; ".join(self.instances) or "it has no instance at all"
+        super().__init__(message or f"No healthy instance of {service!r}: {known}.")
+
+
+class CallFailedError(RegistryError):
+    """A call got no usable reply; `attempts` tells what was tried, on which instance, and what came back."""
+
+    def __init__(self, service: str, message: str | None = None, *, attempts: Sequence[Attempt] = ()) -> None:
+        self.service = service
+        self.attempts = tuple(attempts)
+        tried = "; ".join(str(attempt) for attempt in self.attempts) or "nothing was sent"
+        super().__init__(f"{message or f'The call to {service!r} failed'}: {tried}.")
+
+
+class DeadlineExceededError(CallFailedError):
+    """The call's time was used up before a whole reply had come."""
+
+
+class UnsafePlanError(RegistryError):
+    """The plan would remove more than is safe without being told so; nothing was changed."""
+
+    def __init__(self, message: str | None = None, *, would_remove: Sequence[str] = ()) -> None:
+        self.would_remove = tuple(would_remove)
+        super().__init__(message)
