@@ -1,0 +1,1 @@
+"""What runs, tests and checks the project; none of it is part of what gets installed."""
