@@ -1,0 +1,70 @@
+"""Fixtures that several folders of tests share. The parts themselves are in tests/parts/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from registry_admin.consul import ServiceRegistry
+from tests.parts import ConsulAgent, FlakyProxy, HttpService
+
+
+@pytest.fixture(scope="session")
+def consul_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """A real agent for the whole run, without ACLs. Don't stop it: `make_agent` gives one that a test may maltreat."""
+    agent = ConsulAgent(tmp_path_factory.mktemp("consul"))
+    try:
+        yield agent.start()
+    finally:
+        agent.stop()
+
+
+@pytest.fixture
+def make_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ConsulAgent]]:
+    """`make_agent(settings={…}, management_token=…)`: a running agent of one's own, to stop, start and freeze."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> ConsulAgent:
+            agent = ConsulAgent(tmp_path_factory.mktemp("consul"), **options)
+            stack.callback(agent.stop)
+            return agent.start()
+
+        yield make
+
+
+@pytest.fixture
+def registry(consul_agent: ConsulAgent) -> Iterator[ServiceRegistry]:
+    """A registry on the shared agent; whatever the test registered is gone after it."""
+    registry = ServiceRegistry(config=consul_agent.config)
+    yield registry
+    registry.api.close()
+    consul_agent.forget_services()
+
+
+@pytest.fixture
+def http_service() -> Iterator[Callable[..., HttpService]]:
+    """`http_service(status=…, body=…, port=…)`: a running server whose attributes may be changed any time."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> HttpService:
+            service = HttpService(**options).start()
+            stack.callback(service.stop)
+            return service
+
+        yield make
+
+
+@pytest.fixture
+def flaky_proxy() -> Iterator[Callable[..., FlakyProxy]]:
+    """`flaky_proxy(host, port)`: a TCP proxy in front of it that can be cut, frozen and mended."""
+    with ExitStack() as stack:
+
+        def make(host: str, port: int) -> FlakyProxy:
+            proxy = FlakyProxy((host, port))
+            stack.callback(proxy.close)
+            return proxy
+
+        yield make

@@ -1,0 +1,155 @@
+"""A real Consul agent in development mode, on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from registry_admin.consul import ConsulConfig
+from tests.parts.waiting import free_ports, wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def consul_binary() -> Path:
+    """The Consul to test against: $CONSUL_BIN, or the one that `scripts/consul --path` finds or fetches."""
+    if os.environ.get("CONSUL_BIN"):
+        return Path(os.environ["CONSUL_BIN"])
+    found = subprocess.run([ROOT / "scripts" / "consul", "--path"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(found.stdout.strip())
+
+
+class ConsulAgent:
+    """One agent: `start`, `stop` and `start` again on the same ports (it forgets everything), `freeze` and `thaw`.
+
+    `settings` is Consul's own configuration, laid over ours; with `management_token`, ACLs are on and deny by default.
+    `.config` and `.env` carry `token`, which is the management token unless another is set.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        management_token: str | None = None,
+        binary: Path | None = None,
+    ) -> None:
+        self.host = "127.0.0.1"
+        self.token = self.management_token = management_token
+        self._binary, self._folder, self._settings = binary or consul_binary(), folder, dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def config(self) -> ConsulConfig:
+        """For ConsulApi and ServiceRegistry."""
+        return ConsulConfig(host=self.host, port=self.port, token=self.token)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """For processes that read Consul's own variables, Consul's command line included."""
+        return {"CONSUL_HTTP_ADDR": self.url} | ({"CONSUL_HTTP_TOKEN": self.token} if self.token else {})
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the agent is not running"
+        return self._process.pid
+
+    def start(self) -> ConsulAgent:
+        """Starts it and waits until it has elected itself and knows its own node."""
+        if not self.port:
+            self._configure()
+        with self._log.open("ab") as log:
+            arguments = [self._binary, "agent", "-dev", "-config-file", self._folder / "agent.json"]
+            self._process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+        wait_until(self._is_ready, 30, "the Consul agent to be ready")
+        return self
+
+    def stop(self) -> None:
+        """Ends it; an agent in development mode has lost everything then."""
+        if self._process:
+            self.thaw()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stops the process where it stands: connections stay open and get no answer."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def request(self, method: str, path: str, *, body: object = None) -> Any:
+        """Speaks to the agent without the code under test, as management; returns the decoded reply."""
+        headers = {"X-Consul-Token": self.management_token} if self.management_token else {}
+        with requests.Session() as session:
+            session.trust_env = False
+            response = session.request(method, self.url + path, json=body, headers=headers, timeout=10)
+        assert response.ok, f"{method} {path}: {response.status_code} {response.text}"
+        try:
+            return response.json()
+        except ValueError:
+            return response.text
+
+    def forget_services(self) -> None:
+        """Takes everything off the agent that a test has registered."""
+        for service_id in self.request("GET", "/v1/agent/services"):
+            self.request("PUT", f"/v1/agent/service/deregister/{requests.utils.quote(service_id, safe='')}")
+        for check_id in self.request("GET", "/v1/agent/checks"):
+            if check_id != "_node_maintenance":
+                self.request("PUT", f"/v1/agent/check/deregister/{requests.utils.quote(check_id, safe='')}")
+
+    def make_token(self, rules: str) -> str:
+        """A new ACL token that may do what `rules` (Consul's policy language) say."""
+        name = f"test-{os.urandom(8).hex()}"
+        self.request("PUT", "/v1/acl/policy", body={"Name": name, "Rules": rules})
+        return str(self.request("PUT", "/v1/acl/token", body={"Policies": [{"Name": name}]})["SecretID"])
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "agent.log"
+
+    def _configure(self) -> None:
+        names = ["http", "server", "serf_lan", "serf_wan"]
+        ports = dict(zip(names, free_ports(len(names)), strict=True)) | {"dns": -1, "grpc": -1}
+        version = subprocess.run([self._binary, "version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        found = re.search(r"v(\d+)\.(\d+)", version)
+        assert found, f"what Consul is this? {version}"
+        major_minor = (int(found[1]), int(found[2]))
+        if major_minor >= (1, 14):
+            ports["grpc_tls"] = -1
+        settings: dict[str, Any] = {
+            "bind_addr": self.host,
+            "client_addr": self.host,
+            "ports": ports,
+            "log_level": "warn",
+        }
+        if self.management_token:
+            first = "initial_management" if major_minor >= (1, 11) else "master"
+            tokens = {first: self.management_token, "agent": self.management_token}
+            settings["acl"] = {"enabled": True, "default_policy": "deny", "tokens": tokens}
+        own_ports = self._settings.get("ports", {})
+        settings |= self._settings | {"ports": ports | own_ports}
+        (self._folder / "agent.json").write_text(json.dumps(settings))
+        self.port = ports["http"]
+
+    def _is_ready(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, f"the Consul agent ended: {self._log.read_text()[-2000:]}"
+        try:
+            return bool(self.request("GET", "/v1/status/leader") and self.request("GET", "/v1/catalog/nodes"))
+        except (requests.RequestException, AssertionError):
+            return False
