@@ -96,3 +96,7 @@ class UnsafePlanError(RegistryError):
     def __init__(self, message: str | None = None, *, would_remove: Sequence[str] = ()) -> None:
         self.would_remove = tuple(would_remove)
         super().__init__(message)
+
+
+class StoreUnavailableError(RegistryError):
+    """The database can't be reached or can't answer now. Nothing more is written to Consul until it can."""

@@ -46,7 +46,7 @@ class ConsulConfig:
         return f"{self.scheme}://{url_host(self.host)}:{self.port}"
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> ConsulConfig:
+    def from_env(cls, environ: Mapping[str, str] = os.environ, *, read_timeout: float = 10.0) -> ConsulConfig:
         """Consul's own variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …), else CONSUL_HOST and CONSUL_PORT.
 
         Raises ConfigurationError that names the variable. The source of the names and their meaning:
@@ -79,6 +79,7 @@ class ConsulConfig:
                 token=_token(environ),
                 verify=verify,
                 cert=cert,
+                read_timeout=read_timeout,
             )
         except InvalidValueError as error:
             if error.field == "token":

@@ -1,0 +1,152 @@
+"""Writing down what was seen in Consul: only rows that changed, in a number of queries that doesn't grow with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from registry_admin.consul import Health, ServiceInstance
+from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service, SyncStatus
+from registry_admin.inventory.selectors import Inventory
+from registry_admin.reconcile.plan import Plan, PlanItem
+
+_BATCH = 1000
+_MIRRORED = (
+    "service_name", "address", "port", "tags", "meta", "weight", "owner", "registered_itself", "sync_status",
+    "sync_reason", "health", "checks",
+)  # fmt: skip
+_KEPT_OUTPUT = 4096  # Consul's own limit for a check's output
+
+# The most pressing first: what a service with several instances is shown as.
+_URGENCY = [
+    SyncStatus.MISSING, SyncStatus.EVICTED, SyncStatus.OUT_OF_SYNC, SyncStatus.UNKNOWN, SyncStatus.SYNCED,
+    SyncStatus.DISABLED,
+]  # fmt: skip
+
+
+def record_contact(*, problem: str = "") -> None:
+    """Notes that Consul has just answered, or why it didn't."""
+    now = timezone.now()
+    reachable = not problem
+    contact = ConsulContact.objects.filter(pk=1).first() or ConsulContact(since=now)
+    if contact.reachable is not reachable:
+        contact.reachable, contact.since = reachable, now
+    contact.problem = problem
+    if reachable:
+        contact.seen_at = now
+    contact.save()
+
+
+@transaction.atomic
+def record_observation(inventory: Inventory, observed: Mapping[str, ServiceInstance], plan: Plan) -> None:
+    """Brings the mirror, and the sync status and health of every declaration, to what `plan` was made from."""
+    items = {item.id: item for item in plan.items}
+    _mirror_instances(observed, plan, items)
+    _update_instances(inventory, observed, plan, items)
+    _update_services(inventory, observed)
+    record_contact()
+
+
+def _mirror_instances(observed: Mapping[str, ServiceInstance], plan: Plan, items: Mapping[str, PlanItem]) -> None:
+    now = timezone.now()
+    known = {row.consul_id: row for row in ObservedInstance.objects.order_by()}
+    new, changed = [], []
+    for consul_id, instance in observed.items():
+        fresh = _columns(instance, plan.statuses.get(consul_id, SyncStatus.UNMANAGED), items.get(consul_id))
+        row = known.get(consul_id)
+        if row is None:
+            new.append(ObservedInstance(consul_id=consul_id, health_since=now, first_seen=now, **fresh))
+        elif any(getattr(row, name) != value for name, value in fresh.items()):
+            if row.health != fresh["health"]:
+                row.health_since = now
+            for name, value in fresh.items():
+                setattr(row, name, value)
+            changed.append(row)
+    ObservedInstance.objects.bulk_create(new, batch_size=_BATCH, ignore_conflicts=True)
+    ObservedInstance.objects.bulk_update(changed, [*_MIRRORED, "health_since"], batch_size=_BATCH)
+    _delete(known.keys() - observed.keys())
+
+
+def _delete(gone: Collection[str]) -> None:
+    names = sorted(gone)
+    for start in range(0, len(names), _BATCH):
+        ObservedInstance.objects.filter(consul_id__in=names[start : start + _BATCH]).delete()
+
+
+def _columns(instance: ServiceInstance, status: str, item: PlanItem | None) -> dict[str, Any]:
+    checks = [
+        {"id": c.id, "name": c.name, "status": c.status, "output": storable(c.output or c.notes)[:_KEPT_OUTPUT]}
+        for c in sorted(instance.checks, key=lambda check: check.id)
+    ]
+    return {
+        "service_name": storable(instance.service)[:512],
+        "address": storable(instance.address)[:512],
+        "port": max(-(2**31), min(instance.port, 2**31 - 1)),
+        "tags": [storable(tag) for tag in instance.tags],
+        "meta": {storable(key): storable(value) for key, value in instance.meta.items()},
+        "weight": max(-(2**31), min(instance.weight, 2**31 - 1)),
+        "owner": storable(instance.owner)[:512],
+        "registered_itself": instance.registered_itself,
+        "sync_status": str(status),
+        "sync_reason": item.reason[:500] if item else "",
+        "health": str(instance.health),
+        "checks": checks,
+    }
+
+
+def storable(text: str) -> str:
+    """Text from outside as PostgreSQL takes it: no NUL, no lone surrogates."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def _update_instances(
+    inventory: Inventory, observed: Mapping[str, ServiceInstance], plan: Plan, items: Mapping[str, PlanItem]
+) -> None:
+    departed = {one.spec.id for one in inventory.declared if one.departed}
+    changed = []
+    for consul_id, row in inventory.rows.items():
+        item = items.get(consul_id)
+        have = observed.get(consul_id)
+        fresh = {
+            "sync_status": str(plan.statuses.get(consul_id, _without_plan(row))),
+            "sync_reason": storable(inventory.broken.get(consul_id) or (item.reason if item else ""))[:500],
+            "differences": [
+                {"field": c.field, "before": c.before, "after": c.after} for c in (item.changes if item else ())
+            ],
+            "departed": consul_id in departed,
+            "claimed": have.owner == plan.owner or row.claimed if have else row.claimed and row.enabled,
+        }
+        if any(getattr(row, name) != value for name, value in fresh.items()):
+            for name, value in fresh.items():
+                setattr(row, name, value)
+            changed.append(row)
+    fields = ["sync_status", "sync_reason", "differences", "departed", "claimed"]
+    Instance.objects.bulk_update(changed, fields, batch_size=_BATCH)
+
+
+def _without_plan(row: Instance) -> SyncStatus:
+    return SyncStatus.UNKNOWN if row.enabled and row.service.enabled else SyncStatus.DISABLED
+
+
+def _update_services(inventory: Inventory, observed: Mapping[str, ServiceInstance]) -> None:
+    healths: dict[str, list[Health]] = {}
+    for instance in observed.values():
+        healths.setdefault(instance.service.lower(), []).append(instance.health)
+    statuses: dict[int, list[str]] = {}
+    for row in inventory.rows.values():
+        statuses.setdefault(row.service_id, []).append(row.sync_status)
+    changed = []
+    for service in Service.objects.only("name", "enabled", "sync_status", "health").order_by():
+        status = SyncStatus.DISABLED if not service.enabled else _most_pressing(statuses.get(service.pk, ()))
+        health = str(Health.worst(healths.get(service.name.lower(), ())))
+        if (service.sync_status, service.health) != (status, health):
+            service.sync_status, service.health = status, health
+            changed.append(service)
+    Service.objects.bulk_update(changed, ["sync_status", "health"], batch_size=_BATCH)
+
+
+def _most_pressing(statuses: Iterable[str]) -> str:
+    return min(statuses, key=lambda status: _URGENCY.index(SyncStatus(status)), default=SyncStatus.SYNCED)

@@ -1,0 +1,338 @@
+"""What should be (Service, Instance), what Consul was seen to have (ObservedInstance, ConsulContact), and SyncRun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any, Self
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models.functions import Lower
+from django.utils import timezone
+
+from registry_admin.consul import CheckKind, CheckSpec, ServiceSpec, validation
+from registry_admin.consul import Health as ConsulHealth
+from registry_admin.consul.types import MAX_OWN_META, RESERVED_META
+from registry_admin.errors import ConfigurationError, InvalidValueError
+from registry_admin.inventory.conf import consul_api
+
+
+class SyncStatus(models.TextChoices):
+    """How a declaration and Consul relate. Values are those of reconcile.plan.SyncStatus."""
+
+    SYNCED = "synced", "Synced"
+    OUT_OF_SYNC = "out_of_sync", "Out of sync"
+    MISSING = "missing", "Missing"
+    EVICTED = "evicted", "Evicted"
+    UNMANAGED = "unmanaged", "Unmanaged"
+    DISABLED = "disabled", "Disabled"
+    UNKNOWN = "unknown", "Unknown"
+
+
+class Health(models.TextChoices):
+    """What the checks say. Values are those of consul.types.Health."""
+
+    PASSING = ConsulHealth.PASSING.value, "Passing"
+    WARNING = ConsulHealth.WARNING.value, "Warning"
+    CRITICAL = ConsulHealth.CRITICAL.value, "Critical"
+    MAINTENANCE = ConsulHealth.MAINTENANCE.value, "Maintenance"
+    UNKNOWN = ConsulHealth.UNKNOWN.value, "Unknown"
+
+
+class Validated(models.Model):
+    """A model whose fields go through `consul.validation`, in forms and in code alike."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Saves, after the same validation that a form gives."""
+        self.clean()
+        super().save(*args, **kwargs)
+
+    def rules(self) -> dict[str, Callable[[Any], Any]]:
+        """For each field, the function that returns its canonical value or raises InvalidValueError."""
+        raise NotImplementedError
+
+    def clean(self) -> None:
+        """Puts each field into its canonical form; raises ValidationError with every field that can't be."""
+        super().clean()
+        problems: dict[str, str] = {}
+        for name, rule in self.rules().items():
+            try:
+                setattr(self, name, rule(getattr(self, name)))
+            except InvalidValueError as error:
+                # A pair's own key stands in the message, so that it can be found among the others.
+                where = error.field.partition(".")[2]
+                problems[name] = f"{where}: {error.reason}" if where else error.reason
+        if problems:
+            raise ValidationError(problems)
+
+
+class Service(Validated):
+    """A declaration: a service that should be in Consul, and how its instances are checked."""
+
+    class Check(models.TextChoices):
+        """How Consul checks an instance."""
+
+        HTTP = CheckKind.HTTP.value, "HTTP: GET a path, 2xx passes"
+        TCP = CheckKind.TCP.value, "TCP: connect to the port"
+        TTL = CheckKind.TTL.value, "TTL: the instance reports in time"
+        NONE = CheckKind.NONE.value, "None: always passing"
+
+    class Scheme(models.TextChoices):
+        """The scheme of an HTTP check."""
+
+        HTTP = "http", "http"
+        HTTPS = "https", "https"
+
+    name = models.CharField(max_length=validation.MAX_NAME, help_text="As modules call it, such as backend-api.")
+    description = models.CharField(max_length=500, blank=True)
+    owner = models.CharField(max_length=200, blank=True, help_text="The team or person to ask.")
+    documentation_url = models.URLField("documentation", max_length=500, blank=True)
+    tags = models.JSONField(default=list, blank=True)
+    meta = models.JSONField(default=dict, blank=True)
+    enabled = models.BooleanField(default=True, help_text="Disabled services are taken out of Consul and kept here.")
+
+    check_kind = models.CharField("check", max_length=8, choices=Check, default=Check.HTTP)
+    check_path = models.CharField("path", max_length=500, default="/health", help_text="For HTTP checks.")
+    check_scheme = models.CharField("scheme", max_length=5, choices=Scheme, default=Scheme.HTTP)
+    check_interval = models.CharField(
+        "interval", max_length=64, default="10s", help_text="How often, such as 10s or 1m."
+    )
+    check_timeout = models.CharField("timeout", max_length=64, default="5s")
+    deregister_after = models.CharField(
+        max_length=64,
+        default="30s",
+        blank=True,
+        help_text="An instance critical for longer than this is taken out. Empty: never.",
+    )
+
+    sync_status = models.CharField(
+        "sync", max_length=16, choices=SyncStatus, default=SyncStatus.UNKNOWN, editable=False
+    )
+    health = models.CharField(max_length=16, choices=Health, default=Health.UNKNOWN, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField("changed", auto_now=True)
+
+    former_name = ""  # what it was called when it was loaded, and so what Consul may know it by
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(
+                Lower("name"),
+                name="service_name_ignoring_case",
+                violation_error_message="There is a service of this name already (upper and lower case are the same).",
+            )
+        ]
+        indexes = [models.Index(fields=["sync_status"]), models.Index(fields=["health"])]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
+        """Remembers the name, in case the service is about to be renamed."""
+        service = super().from_db(db, field_names, values, **options)
+        service.former_name = service.__dict__.get("name", "")
+        return service
+
+    def rules(self) -> dict[str, Callable[[Any], Any]]:
+        """The inventory has no rules of its own: all are in consul.validation."""
+        return {
+            "name": validation.service_name,
+            "tags": lambda value: list(validation.tags(value)),
+            "meta": lambda value: validation.meta(value, reserved=RESERVED_META, maximum=MAX_OWN_META),
+            "check_path": validation.http_path,
+            "check_interval": validation.duration,
+            "check_timeout": lambda value: validation.duration(value, minimum_s=0.1, maximum_s=600),
+            "deregister_after": lambda value: validation.duration(value) if value else "",
+            "documentation_url": _web_link,
+        }
+
+    def check_spec(self) -> CheckSpec:
+        """The health check of every instance of this service."""
+        return CheckSpec(
+            kind=CheckKind(self.check_kind),
+            path=self.check_path,
+            scheme=self.check_scheme,
+            interval=self.check_interval,
+            timeout=self.check_timeout,
+            deregister_after=self.deregister_after or None,
+        )
+
+
+class Instance(Validated):
+    """A declared instance: one address and port of a service."""
+
+    service = models.ForeignKey(Service, on_delete=models.CASCADE, related_name="instances")
+    address = models.CharField(max_length=253, help_text="An IP address or a host name that others can reach.")
+    port = models.PositiveIntegerField()
+    consul_id = models.CharField(
+        "service ID", max_length=validation.MAX_ID, blank=True, help_text="Empty: name-address-port."
+    )
+    weight = models.PositiveIntegerField(default=1, help_text="Its share of calls relative to the others'.")
+    extra_tags = models.JSONField(default=list, blank=True)
+    extra_meta = models.JSONField(default=dict, blank=True)
+    enabled = models.BooleanField(default=True)
+
+    claimed = models.BooleanField(default=False, editable=False)
+    departed = models.BooleanField(default=False, editable=False)
+    sync_status = models.CharField(
+        "sync", max_length=16, choices=SyncStatus, default=SyncStatus.UNKNOWN, editable=False
+    )
+    sync_reason = models.CharField(max_length=500, blank=True, editable=False)
+    differences = models.JSONField(default=list, editable=False)
+
+    class Meta:
+        ordering = ["service__name", "address", "port"]
+        constraints = [
+            models.UniqueConstraint(
+                Lower("consul_id"),
+                name="consul_id_ignoring_case",
+                violation_error_message="Another instance has this service ID already.",
+            ),
+            models.UniqueConstraint(
+                fields=["service", "address", "port"],
+                name="one_instance_per_address",
+                violation_error_message="This service has an instance at this address and port already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.consul_id or f"{self.address}:{self.port}"
+
+    def rules(self) -> dict[str, Callable[[Any], Any]]:
+        """As for Service; a service ID left empty is filled in."""
+        return {
+            "address": validation.address,
+            "port": self._port,
+            "weight": validation.weight,
+            "extra_tags": lambda value: list(validation.tags(value)),
+            "extra_meta": lambda value: validation.meta(value, reserved=RESERVED_META, maximum=MAX_OWN_META),
+            "consul_id": lambda value: validation.service_id(value) if value else self._default_id(),
+        }
+
+    def clean(self) -> None:
+        """As for Service; also refuses more meta than Consul takes once both are put together."""
+        super().clean()
+        if not self.service.name:
+            return  # the service's own form says what is wrong with it
+        try:
+            self.spec()
+        except InvalidValueError as error:
+            raise ValidationError(f"Together with the service's own: {error}") from error
+
+    def _port(self, value: Any) -> int:
+        port = validation.port(value)
+        with suppress(ConfigurationError):  # named by a system check; an inventory can be edited all the same
+            consul_api().refuse_own_port(self.address, port)
+        return port
+
+    def _default_id(self) -> str:
+        name = self.service.name
+        return validation.default_service_id(name, self.address, self.port) if name else ""
+
+    def spec(self) -> ServiceSpec:
+        """What should be registered; raises InvalidValueError for a row that was written past validation."""
+        return ServiceSpec(
+            name=self.service.name,
+            address=self.address,
+            port=self.port,
+            id=self.consul_id,
+            tags=(*self.service.tags, *self.extra_tags),
+            meta={**self.service.meta, **self.extra_meta},
+            weight=self.weight,
+            check=self.service.check_spec(),
+        )
+
+
+class ObservedInstance(models.Model):
+    """An instance as Consul had it at the last look (ConsulContact says when that was), ours or not."""
+
+    consul_id = models.CharField("service ID", max_length=512, unique=True)
+    service_name = models.CharField("service", max_length=512, db_index=True)
+    address = models.CharField(max_length=512, blank=True)
+    port = models.IntegerField()
+    tags = models.JSONField(default=list)
+    meta = models.JSONField(default=dict)
+    weight = models.IntegerField(default=1)
+    owner = models.CharField(max_length=512, blank=True)
+    registered_itself = models.BooleanField(default=False)
+    sync_status = models.CharField("sync", max_length=16, choices=SyncStatus, db_index=True)
+    sync_reason = models.CharField(max_length=500, blank=True)
+    health = models.CharField(max_length=16, choices=Health, db_index=True)
+    health_since = models.DateTimeField(default=timezone.now)
+    checks = models.JSONField(default=list)
+    first_seen = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["service_name", "consul_id"]
+        verbose_name = "instance in Consul"
+        verbose_name_plural = "instances in Consul"
+
+    def __str__(self) -> str:
+        return self.consul_id
+
+
+class ConsulContact(models.Model):
+    """One row: when Consul last answered, and since when it does or doesn't."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    reachable = models.BooleanField(default=False)
+    since = models.DateTimeField(default=timezone.now)
+    seen_at = models.DateTimeField(null=True)
+    problem = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="a_single_consul_contact")]
+
+    def __str__(self) -> str:
+        return "reachable" if self.reachable else f"unreachable: {self.problem}"
+
+
+class SyncRun(models.Model):
+    """One pass that changed something, or failed to: what was to be done, by whose wish, and what became of it."""
+
+    class Trigger(models.TextChoices):
+        """What set it off."""
+
+        SAVE = "save", "Declaration changed"
+        ACTION = "action", "Sync now"
+        COMMAND = "command", "sync_registry"
+        WATCH = "watch", "Watcher"
+
+    class Outcome(models.TextChoices):
+        """How it ended."""
+
+        DONE = "done", "Done"
+        PARTIAL = "partial", "Partly failed"
+        REFUSED = "refused", "Refused as unsafe"
+        FAILED = "failed", "Failed"
+
+    trigger = models.CharField(max_length=10, choices=Trigger)
+    actor = models.CharField(max_length=150, blank=True)
+    scope = models.JSONField(default=list, help_text="The services it was restricted to; empty: all.")
+    started_at = models.DateTimeField(default=timezone.now, db_index=True)
+    seconds = models.FloatField(default=0)
+    outcome = models.CharField(max_length=10, choices=Outcome)
+    registered = models.PositiveIntegerField(default=0)
+    updated = models.PositiveIntegerField(default=0)
+    deregistered = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    message = models.TextField(blank=True)
+    items = models.JSONField(default=list)
+
+    class Meta:
+        ordering = ["-started_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.get_trigger_display()} at {self.started_at:%Y-%m-%d %H:%M:%S}: {self.get_outcome_display()}"
+
+
+def _web_link(value: str) -> str:
+    if value and not value.startswith(("https://", "http://")):
+        raise InvalidValueError("documentation_url", value, "give a link that begins with https:// or http://")
+    return value

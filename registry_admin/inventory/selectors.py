@@ -1,0 +1,78 @@
+"""Reads: what other parts want to know of the database, in a number of queries that doesn't grow with the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from registry_admin.consul.types import ServiceInstance
+from registry_admin.errors import InvalidValueError
+from registry_admin.inventory.conf import conf
+from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance
+from registry_admin.reconcile.plan import Declared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """The declared side of a plan. `broken`: declared instances that can't be what they say, by ID, and why."""
+
+    rows: Mapping[str, Instance]
+    declared: tuple[Declared, ...]
+    broken: Mapping[str, str]
+
+
+def read_inventory(observed: Mapping[str, ServiceInstance], *, revive: bool = False) -> Inventory:
+    """All declared instances, each with what the mirror remembers of it.
+
+    An instance that registered itself and isn't in Consul any more has left by itself; `revive` overlooks that.
+    """
+    rows = {row.consul_id: row for row in Instance.objects.select_related("service").order_by()}
+    gone = rows.keys() - observed.keys()
+    left = set(
+        ObservedInstance.objects.filter(registered_itself=True).order_by().values_list("consul_id", flat=True)
+        if gone
+        else ()
+    )
+    declared, broken = [], {}
+    for consul_id, row in rows.items():
+        try:
+            spec = row.spec()
+        except (InvalidValueError, TypeError, ValueError) as error:
+            broken[consul_id] = str(error)
+            continue
+        departed = consul_id in gone and (row.departed or consul_id in left) and not revive
+        enabled = row.enabled and row.service.enabled
+        declared.append(Declared(spec=spec, enabled=enabled, claimed=row.claimed, departed=departed))
+    return Inventory(rows=rows, declared=tuple(declared), broken=broken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freshness:
+    """How old what we know of Consul is; `problem` is empty while it is current."""
+
+    seen_at: datetime | None
+    since: datetime | None
+    problem: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether sync status and health may be shown as known."""
+        return not self.problem
+
+
+def freshness(now: datetime | None = None) -> Freshness:
+    """When Consul was last seen, and what is wrong if that is too long ago. One query."""
+    now = now or timezone.now()
+    contact = ConsulContact.objects.filter(pk=1).first()
+    if contact is None or (contact.reachable and contact.seen_at is None):
+        return Freshness(seen_at=None, since=None, problem="Consul has not been looked at yet. Is the watcher running?")
+    if not contact.reachable:
+        return Freshness(seen_at=contact.seen_at, since=contact.since, problem=contact.problem)
+    assert contact.seen_at is not None  # noqa: S101 - for the type checker; see above
+    if now - contact.seen_at > timedelta(seconds=conf.stale_after_s):
+        problem = "Nobody has looked at Consul since. Is the watcher (manage.py sync_registry --watch) running?"
+        return Freshness(seen_at=contact.seen_at, since=contact.seen_at, problem=problem)
+    return Freshness(seen_at=contact.seen_at, since=contact.since, problem="")

@@ -1,0 +1,252 @@
+"""Writes: syncing, and switching declarations on and off. Signals, the admin and commands only call these."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from django.db import DatabaseError, InterfaceError, ProgrammingError, close_old_connections, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from registry_admin.consul.api import ConsulApi
+from registry_admin.errors import ConsulUnavailableError, RegistryError, StoreUnavailableError, UnsafePlanError
+from registry_admin.inventory import mirror
+from registry_admin.inventory.conf import conf, consul_api
+from registry_admin.inventory.models import Service, SyncRun
+from registry_admin.inventory.selectors import Inventory, read_inventory
+from registry_admin.reconcile.apply import ItemResult, apply_items
+from registry_admin.reconcile.plan import Action, Plan, make_plan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOutcome:
+    """What a pass found and did. `error` is empty unless the pass as a whole could not be made or was refused."""
+
+    plan: Plan | None = None
+    results: tuple[ItemResult, ...] = ()
+    broken: dict[str, str] = field(default_factory=dict)
+    error: RegistryError | None = None
+
+    @property
+    def failures(self) -> list[ItemResult]:
+        """The items that Consul did not carry out."""
+        return [result for result in self.results if not result.ok]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was to be done was done."""
+        return not (self.error or self.failures or self.broken)
+
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether Consul was away, for the whole pass or for some of its items."""
+        return isinstance(self.error, ConsulUnavailableError)
+
+
+def plan_sync(
+    *, only: Collection[str] | None = None, prune: bool = True, revive: bool = False, api: ConsulApi | None = None
+) -> tuple[Plan, dict[str, str]]:
+    """Reads both sides and returns the plan, and the declared instances that can't be registered as they stand.
+
+    Nothing is written. Raises ConsulUnavailableError, ConsulRefusedError, ConfigurationError.
+    """
+    with database_errors():
+        _, _, plan, inventory = _look(api or consul_api(), prune=prune, revive=revive)
+    return _restricted(plan, only), dict(inventory.broken)
+
+
+def sync(
+    *,
+    trigger: SyncRun.Trigger,
+    actor: str = "",
+    only: Collection[str] | None = None,
+    prune: bool = True,
+    force: bool = False,
+    revive: bool = False,
+    api: ConsulApi | None = None,
+    on_plan: Callable[[Plan], None] = lambda _plan: None,
+    on_result: Callable[[ItemResult], None] = lambda _result: None,
+) -> SyncOutcome:
+    """One pass: reads both sides, plans, applies, writes down what is there then. Never raises for Consul's faults.
+
+    `only` restricts it to these services; a plan for everything that would remove too much is refused without `force`.
+    Raises StoreUnavailableError where the database is away.
+    """
+    started, clock = timezone.now(), time.monotonic()
+    outcome = SyncOutcome()
+    with database_errors():
+        try:
+            outcome = _pass(
+                api or consul_api(),
+                only=only,
+                prune=prune,
+                force=force,
+                revive=revive,
+                on_plan=on_plan,
+                on_result=on_result,
+            )
+        except RegistryError as error:
+            outcome = SyncOutcome(error=error)
+            if not isinstance(error, UnsafePlanError):
+                mirror.record_contact(problem=str(error))
+        _record_run(
+            outcome, trigger=trigger, actor=actor, only=only, started_at=started, seconds=time.monotonic() - clock
+        )
+    return outcome
+
+
+def _pass(
+    api: ConsulApi,
+    *,
+    only: Collection[str] | None,
+    prune: bool,
+    force: bool,
+    revive: bool,
+    on_plan: Callable[[Plan], None],
+    on_result: Callable[[ItemResult], None],
+) -> SyncOutcome:
+    observed, owner, whole, inventory = _look(api, prune=prune, revive=revive)
+    plan = _restricted(whole, only)
+    on_plan(plan)
+    refusal: UnsafePlanError | None = None
+    if only is None and not force:
+        try:
+            plan.check_safe()
+        except UnsafePlanError as error:
+            refusal, plan = error, plan.without_removals()
+    results = apply_items(plan.changes, api, owner=owner, on_result=on_result)
+    if any(result.ok for result in results):
+        observed, owner, whole, inventory = _look(api, prune=prune, revive=revive)
+    mirror.record_observation(inventory, observed, whole)
+    broken = {
+        key: why for key, why in inventory.broken.items() if only is None or inventory.rows[key].service.name in only
+    }
+    return SyncOutcome(plan=plan, results=tuple(results), broken=broken, error=refusal)
+
+
+def _look(api: ConsulApi, *, prune: bool, revive: bool) -> tuple[dict[str, Any], str, Plan, Inventory]:
+    owner = conf.owner
+    observed = api.agent_instances()
+    inventory = read_inventory(observed, revive=revive)
+    # What can't be registered as it stands is left as it is: neither put in nor, being declared, taken out.
+    comparable = {key: instance for key, instance in observed.items() if key not in inventory.broken}
+    return observed, owner, make_plan(inventory.declared, comparable, owner=owner, prune=prune), inventory
+
+
+def _restricted(plan: Plan, only: Collection[str] | None) -> Plan:
+    return plan if only is None else plan.restricted_to(only)
+
+
+def _record_run(
+    outcome: SyncOutcome, *, trigger: str, actor: str, only: Collection[str] | None, started_at: Any, seconds: float
+) -> None:
+    """Keeps a row of every pass that changed something or failed. A watcher's repeated failure is one row, not many."""
+    if not outcome.results and outcome.error is None:
+        return
+    message = str(outcome.error or "")
+    if trigger == SyncRun.Trigger.WATCH and not outcome.results:
+        latest = SyncRun.objects.filter(trigger=trigger).first()
+        if latest is not None and latest.message == message:
+            return
+    done = [result.item.action for result in outcome.results if result.ok]
+    SyncRun.objects.create(
+        trigger=trigger,
+        actor=actor[:150],
+        scope=sorted(only or ()),
+        started_at=started_at,
+        seconds=seconds,
+        outcome=_verdict(outcome),
+        registered=done.count(Action.REGISTER),
+        updated=done.count(Action.UPDATE),
+        deregistered=done.count(Action.DEREGISTER),
+        failed=len(outcome.failures),
+        message=mirror.storable(message),
+        items=[result.as_dict() for result in outcome.results],
+    )
+
+
+def _verdict(outcome: SyncOutcome) -> SyncRun.Outcome:
+    if isinstance(outcome.error, UnsafePlanError):
+        return SyncRun.Outcome.REFUSED
+    if outcome.error is not None:
+        return SyncRun.Outcome.FAILED
+    return SyncRun.Outcome.PARTIAL if outcome.failures else SyncRun.Outcome.DONE
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turns the database's faults into StoreUnavailableError, and drops a broken connection."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError) as error:
+        close_old_connections()
+        first_line = str(error).strip().partition("\n")[0]
+        hint = (
+            " Run `manage.py migrate` first."
+            if isinstance(error, ProgrammingError) or "no such table" in first_line
+            else ""
+        )
+        raise StoreUnavailableError(
+            f"The database can't be used: {first_line or type(error).__name__}.{hint}"
+        ) from error
+
+
+# -- syncing what was just saved -------------------------------------------------------------------------------------
+
+_pending = threading.local()
+_collected: ContextVar[list[SyncOutcome] | None] = ContextVar("collected", default=None)
+_actor: ContextVar[str] = ContextVar("actor", default="")
+
+
+@contextmanager
+def collected_outcomes(actor: str) -> Iterator[list[SyncOutcome]]:
+    """Names who is changing declarations in this block, and gives the outcomes of the syncs that it sets off."""
+    outcomes: list[SyncOutcome] = []
+    tokens = _collected.set(outcomes), _actor.set(actor)
+    try:
+        yield outcomes
+    finally:
+        _collected.reset(tokens[0])
+        _actor.reset(tokens[1])
+
+
+def sync_when_committed(names: Iterable[str]) -> None:
+    """Syncs these services once the transaction has committed; all that one transaction changes make a single pass."""
+    if not conf.sync_on_save:
+        return
+    pending: set[str] = _pending.__dict__.setdefault("names", set())
+    pending.update(names)
+    transaction.on_commit(partial(_sync_pending, pending), robust=True)
+
+
+def _sync_pending(pending: set[str]) -> None:
+    names = frozenset(pending)
+    pending.clear()
+    if not names:
+        return
+    outcome = sync(trigger=SyncRun.Trigger.SAVE, actor=_actor.get(), only=names)
+    if outcome.error:
+        logger.warning("saved, but not synced yet: %s", outcome.error)
+    collected = _collected.get()
+    if collected is not None:
+        collected.append(outcome)
+
+
+@transaction.atomic
+def set_enabled(services: QuerySet[Service], *, enabled: bool) -> int:
+    """Switches these declarations on or off and syncs them; returns how many changed."""
+    names = list(services.exclude(enabled=enabled).values_list("name", flat=True))
+    Service.objects.filter(name__in=names).update(enabled=enabled, updated_at=timezone.now())
+    if names:
+        sync_when_committed(names)
+    return len(names)
