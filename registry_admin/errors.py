@@ -15,6 +15,10 @@ class RegistryError(Exception):
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or type(self).__doc__)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copying and pickling keep message and attributes, whatever a subclass's arguments are."""
+        return _restored, (type(self), self.args, self.__dict__)
+
 
 class ConfigurationError(RegistryError):
     """A setting or an environment variable is wrong. Mend it and start again."""
@@ -24,16 +28,10 @@ class InvalidValueError(RegistryError, ValueError):
     """A value was refused before anything was sent or written; `field` names it and `reason` says how to mend it."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:
-        shown = repr(value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
         self.field = field
         self.value = value
         self.reason = reason
-        super().__init__(f"{field}: {reason} (got {shown})")
-
-    def __reduce__(self) -> tuple[type[InvalidValueError], tuple[str, object, str]]:
-        return type(self), (self.field, self.value, self.reason)
+        super().__init__(f"{field}: {reason} (got {_shown(value)})")
 
 
 class ConsulUnavailableError(RegistryError):
@@ -41,7 +39,7 @@ class ConsulUnavailableError(RegistryError):
 
 
 class InvalidReplyError(ConsulUnavailableError):
-    """Consul, or something in its place, answered with what can't be its reply. It is no proof that anything is gone."""
+    """What answered in Consul's place can't be its reply. It is no proof that anything is gone."""
 
 
 class ConsulRefusedError(RegistryError):
@@ -100,3 +98,18 @@ class UnsafePlanError(RegistryError):
 
 class StoreUnavailableError(RegistryError):
     """The database can't be reached or can't answer now. Nothing more is written to Consul until it can."""
+
+
+def _restored(kind: type[RegistryError], args: tuple[object, ...], attributes: dict[str, object]) -> RegistryError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
+
+def _shown(value: object) -> str:
+    """A value as it may stand in a message: short, on one line, and without ever failing."""
+    try:
+        text = repr(value[:80] if isinstance(value, str | bytes) else value)
+    except Exception:  # noqa: BLE001 - a number of 5,000 digits, or a stranger's own __repr__
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,13 +34,12 @@ class ConsulConfig:
         validation.port(self.port)
         if self.scheme not in ("http", "https"):
             raise InvalidValueError("scheme", self.scheme, "give 'http' or 'https'")
-        if self.token is not None and (
-            not isinstance(self.token, str)
-            or not self.token.isascii()
-            or not self.token.isprintable()
-            or " " in self.token
-        ):
-            raise InvalidValueError("token", "(not shown)", "an ACL token is one line of ASCII text without spaces")
+        if self.token is not None:
+            validation.acl_token(self.token)
+        for name in ("connect_timeout", "read_timeout"):
+            seconds = getattr(self, name)
+            if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+                raise InvalidValueError(name, seconds, "give a number of seconds above 0")
 
     @property
     def url(self) -> str:
@@ -71,10 +72,12 @@ class ConsulConfig:
             cert = _readable(environ, "CONSUL_CLIENT_CERT")
             if environ.get("CONSUL_CLIENT_KEY"):
                 cert = (cert, _readable(environ, "CONSUL_CLIENT_KEY"))
+        elif environ.get("CONSUL_CLIENT_KEY"):
+            raise ConfigurationError("CONSUL_CLIENT_KEY: give CONSUL_CLIENT_CERT too; a key alone is of no use")
         try:
             return cls(
                 host=validation.address(host, "host"),
-                port=validation.port(int(port_text) if port_text.isascii() and port_text.isdigit() else port_text),
+                port=validation.port(int(port_text) if re.fullmatch(r"[0-9]{1,5}", port_text) else port_text),
                 scheme=scheme,
                 token=_token(environ),
                 verify=verify,
@@ -93,16 +96,18 @@ def url_host(host: str) -> str:
 
 
 def _split_address(value: str, *, default_port: str) -> tuple[str, str, str]:
-    parts = urlsplit(value if "://" in value else f"//{value}", scheme="http")
     try:
+        parts = urlsplit(value if "://" in value else f"//{value}", scheme="http")
         port_number = parts.port
-    except ValueError:
-        raise ConfigurationError(f"CONSUL_HTTP_ADDR: the port in {value!r} is not a number from 1 to 65535") from None
+    except ValueError:  # the value isn't shown: it may hold a user's password
+        raise ConfigurationError(
+            "CONSUL_HTTP_ADDR: this is no host:port; the port is a number from 1 to 65535"
+        ) from None
     if parts.scheme not in ("http", "https"):
         raise ConfigurationError(f"CONSUL_HTTP_ADDR: only http and https are supported, not {parts.scheme!r}")
     if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment or not parts.hostname:
         raise ConfigurationError("CONSUL_HTTP_ADDR: give host:port or http(s)://host:port and nothing else")
-    return parts.hostname, str(port_number or default_port), parts.scheme
+    return parts.hostname, default_port if port_number is None else str(port_number), parts.scheme
 
 
 def _token(environ: Mapping[str, str]) -> str | None:

@@ -90,7 +90,7 @@ class ServiceRegistry:
         """Takes an instance out; one that isn't there counts as taken out."""
         self.api.deregister(service_id)
 
-    def discover_service(self, name: str, tag: str | None = None, passing: bool = True) -> list[ServiceInstance]:
+    def discover_service(self, name: str, tag: str | None = None, passing: bool = True) -> list[ServiceInstance]:  # noqa: FBT001, FBT002 - as documented
         """The instances of a service on all nodes, only passing ones unless told otherwise; an empty list for none."""
         return self.api.instances(name, tag=tag, passing=passing).data
 

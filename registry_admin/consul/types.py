@@ -128,7 +128,7 @@ class ServiceSpec:
     check: CheckSpec = field(default_factory=CheckSpec)
 
     def __post_init__(self) -> None:
-        _set(self, "name", validation.service_name(self.name))
+        _set(self, "name", validation.not_consul_itself(validation.service_name(self.name), "name"))
         _set(self, "address", validation.address(self.address))
         _set(self, "port", validation.port(self.port))
         _set(self, "tags", validation.tags(self.tags))
@@ -136,7 +136,7 @@ class ServiceSpec:
         own = validation.meta(self.meta, reserved=RESERVED_META, maximum=MAX_OWN_META)
         _set(self, "meta", MappingProxyType(own))
         if self.id:
-            _set(self, "id", validation.service_id(self.id))
+            _set(self, "id", validation.not_consul_itself(validation.service_id(self.id), "service_id"))
         else:
             _set(self, "id", validation.default_service_id(self.name, self.address, self.port))
         if not isinstance(self.check, CheckSpec):
@@ -347,7 +347,7 @@ class ServiceInstance:
             port=port if isinstance(port, int) else 0,
             tags=tuple(sorted(str(tag) for tag in raw_tags)),
             meta=MappingProxyType({str(key): str(value) for key, value in raw_meta.items()}),
-            weight=passing if isinstance(passing, int) else 1,
+            weight=passing if isinstance(passing, int) and 1 <= passing <= 65535 else 1,
             health=health_of(checks),
             checks=checks,
             node=node,

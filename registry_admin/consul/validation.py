@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
@@ -17,27 +18,42 @@ from registry_admin.errors import InvalidValueError
 MAX_NAME = 128
 MAX_ID = 240  # leaves room for what a check's ID adds to it
 MAX_TAG = 255
+MAX_TAGS = 128
 MAX_META_PAIRS = 64  # Consul's own limits: https://developer.hashicorp.com/consul/docs/services/configuration/services-configuration-reference#meta
 MAX_META_KEY = 128
 MAX_META_VALUE = 512
 MAX_PATH = 2048
+MAX_HEADER_NAME = 128
 MAX_DURATION_S = 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
 _META_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?(?:ms|s|m|h))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _METHOD = re.compile(r"[A-Z]{1,20}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 section 5.6.2
-_CLOUD_METADATA = frozenset({"metadata.google.internal", "metadata", "instance-data", "instance-data.ec2.internal"})
-_CLOUD_METADATA_IPS = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")))
+# Where clouds hand out credentials, beside the link-local addresses: AWS, GCP, Alibaba, Oracle, Azure.
+_CLOUD_METADATA_IPS = frozenset(
+    map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"))
+)
+_CLOUD_METADATA_NAMES = frozenset(
+    {"metadata", "metadata.google.internal", "metadata.goog", "metadata.azure.internal", "metadata.tencentyun.com",
+     "metadata.oraclecloud.com", "metadata.platformequinix.com", "instance-data", "instance-data.ec2.internal"}
+)  # fmt: skip
+# IPv6 ranges that carry an IPv4 address in their last 32 bits: IPv4-compatible, mapped, translated and NAT64.
+_ENDS_IN_IPV4 = tuple(
+    map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
+)
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # Unicode calls them printable; nothing shows
+
+_HIDDEN = "(not shown)"
 
 # Headers that a connection or this library owns: from a caller they could split a request or leak our token.
 FORBIDDEN_HEADERS = frozenset(
-    {"host", "transfer-encoding", "content-length", "connection", "keep-alive", "upgrade", "te", "trailer",
+    {"host", "transfer-encoding", "content-length", "connection", "keep-alive", "upgrade", "te", "trailer", "expect",
      "proxy-authorization", "proxy-connection", "x-consul-token"}
 )  # fmt: skip
 
@@ -47,12 +63,12 @@ def service_name(value: object, field: str = "name") -> str:
 
     Narrower than Consul, which takes `a/b` and `..` and can't deregister them again.
     """
-    text = _text(value, field, maximum=MAX_NAME)
-    if not _NAME.fullmatch(text):
+    name = text(value, field, maximum=MAX_NAME)
+    if not _NAME.fullmatch(name):
         raise InvalidValueError(
             field, value, "use letters, digits, '-', '_' and inner dots, beginning and ending with a letter or digit"
         )
-    return text
+    return name
 
 
 def service_id(value: object, field: str = "service_id") -> str:
@@ -66,12 +82,19 @@ def check_id(value: object, field: str = "check_id") -> str:
 
 
 def _identifier(value: object, field: str, *, maximum: int) -> str:
-    text = _text(value, field, maximum=maximum)
-    if not _ID.fullmatch(text):
+    identifier = text(value, field, maximum=maximum)
+    if not _ID.fullmatch(identifier):
         raise InvalidValueError(
             field, value, "use letters, digits, '-', '_', '.' and ':', beginning and ending with a letter or digit"
         )
-    return text
+    return identifier
+
+
+def not_consul_itself(value: str, field: str) -> str:
+    """A name or ID for registering: `consul` is the servers' own entry in the catalog, which another would replace."""
+    if value.lower() == "consul":
+        raise InvalidValueError(field, value, "this is Consul's own; give it another one")
+    return value
 
 
 def default_service_id(name: str, address: str, port: int) -> str:
@@ -84,35 +107,47 @@ def address(value: object, field: str = "address") -> str:
 
     Refuses link-local and cloud metadata addresses in every spelling: a check makes the agent fetch from there.
     """
-    text = _text(value, field, maximum=253)
-    try:
-        ip = ipaddress.ip_address(text)
-    except ValueError:
-        return _host_name(text, field)
-    mapped = getattr(ip, "ipv4_mapped", None) or ip
-    if mapped.is_unspecified:
-        raise InvalidValueError(
-            field, value, "give the address that others connect to; this one only means 'all of mine'"
-        )
-    if mapped.is_link_local or mapped in _CLOUD_METADATA_IPS:
-        raise InvalidValueError(field, value, "link-local and cloud metadata addresses are not allowed")
-    if mapped.is_multicast or str(mapped) == "255.255.255.255":
-        raise InvalidValueError(field, value, "multicast and broadcast addresses can't be connected to")
-    if "%" in text:
+    host = text(value, field, maximum=253)
+    if "%" in host:
         raise InvalidValueError(field, value, "an address with a zone is only good on one machine")
-    return str(mapped)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return _host_name(host, field)
+    for meant in {ip, *_ipv4_within(ip)}:
+        if meant.is_unspecified:
+            raise InvalidValueError(
+                field, value, "give the address that others connect to; this one means 'all of mine'"
+            )
+        if meant.is_link_local or meant in _CLOUD_METADATA_IPS:
+            raise InvalidValueError(field, value, "link-local and cloud metadata addresses are not allowed")
+        if meant.is_multicast or str(meant) == "255.255.255.255":
+            raise InvalidValueError(field, value, "multicast and broadcast addresses can't be connected to")
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
-def _host_name(text: str, field: str) -> str:
-    host = text.rstrip(".") if text != "." else text
+def _ipv4_within(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that a network may take an IPv6 address for."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return []
+    if ip.is_loopback:
+        return []
+    found = [ip.sixtofour, *(ip.teredo or ())]
+    if any(ip in network for network in _ENDS_IN_IPV4):
+        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return [one for one in found if one is not None]
+
+
+def _host_name(name: str, field: str) -> str:
+    host = name.removesuffix(".")
     labels = host.split(".")
     if not all(_HOST_LABEL.fullmatch(label) for label in labels):
-        raise InvalidValueError(field, text, "use an IP address or a host name, without scheme, user, port or path")
+        raise InvalidValueError(field, name, "use an IP address or a host name, without scheme, user, port or path")
     # A name whose last label is a number is read as an IPv4 address by resolvers (127.1, 2130706433, 0x7f000001).
-    if re.fullmatch(r"\d+|0[xX][0-9a-fA-F]*", labels[-1]):
-        raise InvalidValueError(field, text, "write an IPv4 address as four decimal numbers, such as 127.0.0.1")
-    if host.lower() in _CLOUD_METADATA:
-        raise InvalidValueError(field, text, "link-local and cloud metadata addresses are not allowed")
+    if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", labels[-1]):
+        raise InvalidValueError(field, name, "write an IPv4 address as four decimal numbers, such as 127.0.0.1")
+    if host.lower() in _CLOUD_METADATA_NAMES:
+        raise InvalidValueError(field, name, "link-local and cloud metadata addresses are not allowed")
     return host
 
 
@@ -131,17 +166,17 @@ def _whole_number(value: object, field: str, *, minimum: int, maximum: int) -> i
         raise InvalidValueError(field, value, f"give a whole number from {minimum} to {maximum}, not text")
     if not minimum <= value <= maximum:
         raise InvalidValueError(field, value, f"give a whole number from {minimum} to {maximum}")
-    return value
+    return int(value)
 
 
 def duration(
     value: object, field: str = "duration", *, minimum_s: float = 1.0, maximum_s: float = MAX_DURATION_S
 ) -> str:
     """A length of time as Consul writes it (`10s`, `1m30s`), returned in seconds: `90s`. A unit is a must."""
-    text = _text(value, field, maximum=64)
-    if not _DURATION.fullmatch(text):
+    length = text(value, field, maximum=64)
+    if not _DURATION.fullmatch(length):
         raise InvalidValueError(field, value, "give a number with a unit (ms, s, m, h), such as '10s' or '1m30s'")
-    total = seconds(text)
+    total = seconds(length)
     if not minimum_s <= total <= maximum_s:
         raise InvalidValueError(field, value, f"must be between {_plain(minimum_s)} and {_plain(maximum_s)}")
     return _plain(total)
@@ -158,16 +193,16 @@ def _plain(total: float) -> str:
 
 def tags(value: object, field: str = "tags") -> tuple[str, ...]:
     """Labels of a service, as a sorted tuple without repeats. None holds a comma or a control character."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InvalidValueError(field, value, "give a list of words, such as ['api', 'v1']")
     found = set()
     for item in value:
-        text = _text(item, field, maximum=MAX_TAG)
-        if "," in text:
+        tag = text(item, field, maximum=MAX_TAG)
+        if "," in tag:
             raise InvalidValueError(field, item, "a tag can't hold a comma; give two tags")
-        found.add(text)
-    if len(found) > 128:
-        raise InvalidValueError(field, len(found), "at most 128 tags")
+        found.add(tag)
+        if len(found) > MAX_TAGS:
+            raise InvalidValueError(field, len(found), f"at most {MAX_TAGS} tags")
     return tuple(sorted(found))
 
 
@@ -189,39 +224,62 @@ def meta(
         if not isinstance(content, str):
             raise InvalidValueError(f"{field}.{key}", content, "a value is text; put it in quotes")
         if len(content) > MAX_META_VALUE or len(content.encode("utf-8", "replace")) > MAX_META_VALUE:
-            raise InvalidValueError(f"{field}.{key}", content, f"a value is at most {MAX_META_VALUE} characters")
+            raise InvalidValueError(f"{field}.{key}", content, f"a value is at most {MAX_META_VALUE} bytes")
         if not _is_clean(content):
             raise InvalidValueError(f"{field}.{key}", content, "control and invisible characters are not allowed")
-        pairs[key] = content
+        pairs[_exact(key)] = _exact(content)
     return dict(sorted(pairs.items()))
 
 
 def http_path(value: object, field: str = "path") -> str:
-    """An absolute path with an optional query that can neither change the host nor climb out of where it points."""
+    """An absolute path with an optional query that can neither change the host nor climb out of where it points.
+
+    The query is never part of an error: it may hold a secret.
+    """
     if not isinstance(value, str) or not value.startswith("/"):
-        raise InvalidValueError(field, value, "give a path that begins with '/', such as '/health'")
-    if len(value) > MAX_PATH:
-        raise InvalidValueError(field, value, f"at most {MAX_PATH} characters")
-    if not value.isascii() or not value.isprintable() or any(c in value for c in ' \\"<>^`{|}#'):
-        raise InvalidValueError(
-            field, value, "percent-encode spaces, control and non-ASCII characters; no '\\' and no '#'"
-        )
-    path = value.partition("?")[0]
-    if re.search(r"%(?![0-9A-Fa-f]{2})", value):
-        raise InvalidValueError(field, value, "'%' must be followed by two hexadecimal digits; '%25' means itself")
+        shown = value.partition("?")[0] if isinstance(value, str) else value
+        raise InvalidValueError(field, shown, "give a path that begins with '/', such as '/health'")
+    whole = _exact(value)
+    path, _, query = whole.partition("?")
+    fault = _fault_of_path(whole, path, query)
+    if fault:
+        raise InvalidValueError(field, path, fault)
+    return whole
+
+
+def _fault_of_path(whole: str, path: str, query: str) -> str | None:
+    if len(whole) > MAX_PATH:
+        return f"at most {MAX_PATH} characters"
+    if not whole.isascii() or not whole.isprintable() or any(c in whole for c in ' \\"<>^`{|}#'):
+        return "percent-encode spaces, control and non-ASCII characters; no '\\' and no '#'"
+    if re.search(r"%(?![0-9A-Fa-f]{2})", whole):
+        return "'%' must be followed by two hexadecimal digits; '%25' means itself"
     if "//" in path:
-        raise InvalidValueError(field, value, "'//' could be read as another host")
-    # Decoded until nothing changes: some server on the way may decode twice.
-    decoded, before = unquote(path), path
+        return "'//' could be read as another host"
+    try:
+        decoded = _fully_decoded(path)
+    except UnicodeDecodeError:  # among others the over-long forms that some servers take for '.' and '/'
+        return "percent-encoded bytes must be UTF-8"
+    if any(_climbs(segment) for segment in re.split(r"[/\\;]", unicodedata.normalize("NFKC", decoded))):
+        return "'.' and '..' segments, encoded or not, are not allowed"
+    if "//" in decoded or "\\" in decoded or not decoded.isprintable():
+        return "an encoded '//', '\\' or control character is not allowed"
+    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in unquote(query)):
+        return "an encoded control character is not allowed"
+    return None
+
+
+def _fully_decoded(path: str) -> str:
+    """Decoded until nothing changes: some server on the way may decode twice."""
+    before, decoded = path, unquote(path, errors="strict")
     while decoded != before:
-        decoded, before = unquote(decoded), decoded
-    if any(segment in (".", "..") for segment in re.split(r"[/\\]", decoded.replace(";", "/"))):
-        raise InvalidValueError(field, value, "'.' and '..' segments, encoded or not, are not allowed")
-    if "//" in decoded or "\\" in decoded or not all(c.isprintable() for c in decoded):
-        raise InvalidValueError(field, value, "an encoded '//', '\\' or control character is not allowed")
-    if any(ord(c) < 0x20 or ord(c) == 0x7F for c in unquote(value.partition("?")[2])):
-        raise InvalidValueError(field, value, "an encoded control character is not allowed")
-    return value
+        before, decoded = decoded, unquote(decoded, errors="strict")
+    return decoded
+
+
+def _climbs(segment: str) -> bool:
+    """`.` and `..`, also with what some servers strip from a name's end: dots and spaces."""
+    return segment.startswith(".") and not segment.strip(". ")
 
 
 def method(value: object, field: str = "method") -> str:
@@ -234,35 +292,62 @@ def method(value: object, field: str = "method") -> str:
 
 
 def headers(value: object, field: str = "headers") -> dict[str, str]:
-    """Request headers that can't split the request, and none that the connection itself owns."""
+    """Request headers that can't split the request, and none that the connection itself owns.
+
+    Spaces around a value are taken off. A value is never part of an error: it may be a password.
+    """
     if not isinstance(value, Mapping):
-        raise InvalidValueError(field, value, "give pairs of text, such as {'Accept': 'application/json'}")
-    found = {}
+        raise InvalidValueError(
+            field, type(value).__name__, "give pairs of text, such as {'Accept': 'application/json'}"
+        )
+    found: dict[str, str] = {}
+    seen: set[str] = set()
     for name, content in value.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidValueError(field, name, "a header's name is letters, digits and '-'")
-        if name.lower() in FORBIDDEN_HEADERS:
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or len(name) > MAX_HEADER_NAME:
+            raise InvalidValueError(field, name, f"a header's name is up to {MAX_HEADER_NAME} letters, digits and '-'")
+        plain = name.lower().replace("_", "-")  # as gateways in the manner of CGI read it
+        if plain in FORBIDDEN_HEADERS:
             raise InvalidValueError(field, name, "this header is set by the connection itself and can't be given")
-        if not isinstance(content, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", content):
-            raise InvalidValueError(f"{field}.{name}", content, "a header's value is text without line breaks")
-        try:
-            content.encode("latin-1")
-        except UnicodeEncodeError:
-            raise InvalidValueError(f"{field}.{name}", content, "a header's value is Latin-1 text") from None
-        found[name] = content
+        if plain in seen:
+            raise InvalidValueError(field, name, "this header is given twice")
+        seen.add(plain)
+        found[_exact(name)] = _header_value(content, f"{field}.{name}")
     return found
 
 
-def _text(value: object, field: str, *, maximum: int) -> str:
+def _header_value(content: object, field: str) -> str:
+    if not isinstance(content, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", content):
+        raise InvalidValueError(field, _HIDDEN, "a header's value is text without line breaks")
+    try:
+        content.encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidValueError(field, _HIDDEN, "a header's value is Latin-1 text") from None
+    return _exact(content).strip(" \t")
+
+
+def acl_token(value: object, field: str = "token") -> str:
+    """A Consul ACL token: one line of ASCII text without spaces. Never part of an error."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+        raise InvalidValueError(field, _HIDDEN, "an ACL token is one line of ASCII text without spaces")
+    return _exact(value)
+
+
+def text(value: object, field: str, *, maximum: int) -> str:
+    """One line of visible text, at most `maximum` characters, without spaces around it."""
     if not isinstance(value, str) or not value:
         raise InvalidValueError(field, value, "must be text and not empty")
     if len(value) > maximum:
         raise InvalidValueError(field, value, f"at most {maximum} characters")
     if value != value.strip() or not _is_clean(value):
         raise InvalidValueError(field, value, "no spaces around it, and no control or invisible characters")
-    return value
+    return _exact(value)
 
 
-def _is_clean(text: str) -> bool:
+def _exact(value: str) -> str:
+    """Text itself, where it came as a subclass that templates or serializers would treat in a way of their own."""
+    return str.__str__(value)
+
+
+def _is_clean(value: str) -> bool:
     """Printable, hence without controls, line breaks and the invisible or direction-changing marks of Unicode."""
-    return text.isprintable()
+    return value.isprintable() and _BLANK.isdisjoint(value)
