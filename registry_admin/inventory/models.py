@@ -201,8 +201,17 @@ class Instance(Validated):
             ),
         ]
 
+    former_place: tuple[str, int] = ("", 0)  # address and port when it was loaded
+
     def __str__(self) -> str:
         return self.consul_id or f"{self.address}:{self.port}"
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
+        """Remembers the address, in case the instance is about to be moved."""
+        instance = super().from_db(db, field_names, values, **options)
+        instance.former_place = instance.__dict__.get("address", ""), instance.__dict__.get("port", 0)
+        return instance
 
     def rules(self) -> dict[str, Callable[[Any], Any]]:
         """As for Service; a service ID left empty is filled in."""
@@ -212,7 +221,7 @@ class Instance(Validated):
             "weight": validation.weight,
             "extra_tags": lambda value: list(validation.tags(value)),
             "extra_meta": lambda value: validation.meta(value, reserved=RESERVED_META, maximum=MAX_OWN_META),
-            "consul_id": lambda value: validation.service_id(value) if value else self._default_id(),
+            "consul_id": self._consul_id,
         }
 
     def clean(self) -> None:
@@ -231,9 +240,16 @@ class Instance(Validated):
             consul_api().refuse_own_port(self.address, port)
         return port
 
-    def _default_id(self) -> str:
-        name = self.service.name
-        return validation.default_service_id(name, self.address, self.port) if name else ""
+    def _consul_id(self, value: Any) -> str:
+        """The given ID; one that was made from the address follows it."""
+        address, port = self.former_place
+        if value and value not in {
+            f"{name}-{address}-{port}" for name in (self.service.name, self.service.former_name)
+        }:
+            return validation.service_id(value)
+        with suppress(InvalidValueError):  # then the field that is wrong says so itself
+            return validation.default_service_id(self.service.name, self.address, self.port)
+        return ""
 
     def spec(self) -> ServiceSpec:
         """What should be registered; raises InvalidValueError for a row that was written past validation."""

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db.models import Q
 from django.utils import timezone
 
 from registry_admin.consul.types import ServiceInstance
 from registry_admin.errors import InvalidValueError
 from registry_admin.inventory.conf import conf
-from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance
+from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
 from registry_admin.reconcile.plan import Declared
 
 
@@ -76,3 +77,55 @@ def freshness(now: datetime | None = None) -> Freshness:
         problem = "Nobody has looked at Consul since. Is the watcher (manage.py sync_registry --watch) running?"
         return Freshness(seen_at=contact.seen_at, since=contact.seen_at, problem=problem)
     return Freshness(seen_at=contact.seen_at, since=contact.since, problem="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaneRow:
+    """An instance of a service, as declared, as observed, or both."""
+
+    declared: Instance | None
+    observed: ObservedInstance | None
+
+    @property
+    def consul_id(self) -> str:
+        """The service ID."""
+        return self.declared.consul_id if self.declared else self.observed.consul_id if self.observed else ""
+
+    @property
+    def place(self) -> str:
+        """`127.0.0.1:8000`, where Consul has it, else where it is declared."""
+        row = self.observed or self.declared
+        return f"{row.address}:{row.port}" if row else ""
+
+    @property
+    def sync_status(self) -> str:
+        """The declaration's, or what is said of an undeclared one."""
+        return self.declared.sync_status if self.declared else self.observed.sync_status if self.observed else ""
+
+    @property
+    def sync_reason(self) -> str:
+        """Why, where it isn't Synced."""
+        return self.declared.sync_reason if self.declared else self.observed.sync_reason if self.observed else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServicePane:
+    """What a service's live pane shows."""
+
+    service: Service
+    rows: tuple[PaneRow, ...]
+
+
+def service_pane(pk: int) -> ServicePane | None:
+    """A service with its declared instances beside the observed ones of its name or IDs, or None. Three queries."""
+    service = Service.objects.filter(pk=pk).first()
+    if service is None:
+        return None
+    declared = {row.consul_id: row for row in Instance.objects.filter(service=service)}
+    of_service = Q(service_name__iexact=service.name) | Q(consul_id__in=list(declared))
+    observed = {row.consul_id: row for row in ObservedInstance.objects.filter(of_service)}
+    rows = (
+        PaneRow(declared=declared.get(consul_id), observed=observed.get(consul_id))
+        for consul_id in sorted(declared.keys() | observed.keys())
+    )
+    return ServicePane(service=service, rows=tuple(rows))

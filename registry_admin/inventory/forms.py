@@ -1,0 +1,70 @@
+"""Form fields that people can type into: tags as words, meta as lines of `key = value`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+
+class TagsField(forms.CharField):
+    """A list of tags, written with commas or spaces between them."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("help_text", "Words with commas between them, such as: api, v2")
+        super().__init__(required=False, **kwargs)
+        self.widget.attrs.setdefault("size", 30)
+
+    def prepare_value(self, value: Any) -> Any:
+        """A list as text; what somebody has just typed as it is."""
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        """The words as a list."""
+        if isinstance(value, list):
+            return value
+        return [word for word in (value or "").replace(",", " ").split(" ") if word]
+
+
+class MetaField(forms.CharField):
+    """Pairs of text, one to a line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("help_text", "One pair to a line, such as: version = 1.4")
+        kwargs.setdefault("widget", forms.Textarea(attrs={"rows": 3, "cols": 40}))
+        super().__init__(required=False, **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        """Pairs as lines; what somebody has just typed as it is."""
+        return "\n".join(f"{key} = {content}" for key, content in value.items()) if isinstance(value, dict) else value
+
+    def to_python(self, value: Any) -> Any:
+        """The lines as pairs; raises ValidationError that names the line."""
+        if isinstance(value, dict):
+            return value
+        pairs: dict[str, str] = {}
+        for number, line in enumerate((value or "").splitlines(), start=1):
+            if not line.strip():
+                continue
+            key, equals, content = (part.strip() for part in line.partition("="))
+            if not equals:
+                raise ValidationError(f"Line {number} has no '=': write it as key = value.")
+            if key in pairs:
+                raise ValidationError(f"Line {number}: {key} is there twice.")
+            pairs[key] = content
+        return pairs
+
+
+class ServiceForm(forms.ModelForm):
+    """A declaration."""
+
+    tags = TagsField()
+    meta = MetaField()
+
+
+class InstanceForm(forms.ModelForm):
+    """A declared instance, in a row of its service's form."""
+
+    extra_tags = TagsField(help_text="")
+    extra_meta = MetaField(help_text="", widget=forms.Textarea(attrs={"rows": 1, "cols": 18}))
