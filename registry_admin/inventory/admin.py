@@ -52,7 +52,7 @@ class RegistryAdmin(admin.ModelAdmin):
     def _status_column(self, name: object, *, current: bool) -> Callable[[Any], SafeString] | None:
         if name not in ("sync_status", "health"):
             return None
-        choices: type[SyncStatus] | type[Health] = SyncStatus if name == "sync_status" else Health
+        choices: type[SyncStatus | Health] = SyncStatus if name == "sync_status" else Health
 
         @admin.display(description="sync" if name == "sync_status" else "health", ordering=str(name))
         def column(row: Any) -> SafeString:
@@ -203,8 +203,8 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     list_filter = ["sync_status", "health", "registered_itself", "owner"]
     search_fields = ["consul_id", "service_name", "address"]
     fields = [
-        "consul_id", "service_name", "place", "tags", "shown_meta", "weight", "owner", "registered_itself", "sync_reason",
-        "health", "health_since", "shown_checks", "first_seen",
+        "consul_id", "service_name", "place", "tags", "shown_meta", "weight", "owner", "registered_itself",
+        "sync_reason", "health", "health_since", "shown_checks", "first_seen",
     ]  # fmt: skip
 
     @admin.display(description="address", ordering="address")
@@ -227,20 +227,21 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
 class SyncRunAdmin(ReadOnlyAdmin):
     """What was done, when, by whose wish, and what became of it."""
 
-    list_display = [
-        "started_at",
-        "trigger",
-        "actor",
-        "outcome",
-        "registered",
-        "updated",
-        "deregistered",
-        "failed",
-        "brief",
-    ]
+    list_display = ["at", "trigger", "actor", "outcome", "changes", "duration", "brief"]
     list_filter = ["outcome", "trigger", "started_at"]
     search_fields = ["message", "actor"]
-    fields = ["started_at", "trigger", "actor", "scope", "outcome", "duration", "message", "shown_items"]
+    fields = ["at", "trigger", "actor", "scope", "outcome", "duration", "message", "shown_items"]
+
+    @admin.display(description="started", ordering="started_at")
+    def at(self, run: SyncRun) -> str:
+        """To the second."""
+        return f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"
+
+    @admin.display(description="changes")
+    def changes(self, run: SyncRun) -> str:
+        """`3 registered, 1 failed`"""
+        counts = {name: getattr(run, name) for name in ("registered", "updated", "deregistered", "failed")}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
     @admin.display(description="message")
     def brief(self, run: SyncRun) -> str:
@@ -266,12 +267,8 @@ def _messages_for(outcome: SyncOutcome) -> list[tuple[int, str]]:
     """What to tell the person who set off a sync: (level, text)."""
     told: list[tuple[int, str]] = []
     if outcome.is_unavailable:
-        told.append(
-            (
-                messages.WARNING,
-                f"Saved here, but not in Consul yet: {outcome.error} The watcher will sync it as soon as Consul answers.",
-            )
-        )
+        later = "The watcher will sync it as soon as Consul answers."
+        told.append((messages.WARNING, f"Saved here, but not in Consul yet: {outcome.error} {later}"))
     elif outcome.error is not None:
         told.append((messages.ERROR, f"Saved here, but not synced: {outcome.error}"))
     told += [(messages.ERROR, f"{result.item.id}: {result.error}") for result in outcome.failures[:10]]

@@ -14,7 +14,7 @@ class TagsField(forms.CharField):
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("help_text", "Words with commas between them, such as: api, v2")
         super().__init__(required=False, **kwargs)
-        self.widget.attrs.setdefault("size", 30)
+        self.widget.attrs.setdefault("size", 20)
 
     def prepare_value(self, value: Any) -> Any:
         """A list as text; what somebody has just typed as it is."""

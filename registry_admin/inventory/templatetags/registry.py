@@ -19,7 +19,7 @@ def chip(value: str, axis: str, freshness: Freshness) -> SafeString:
     return status_chip(value, SyncStatus if axis == "sync" else Health, current=freshness.is_current)
 
 
-def status_chip(value: str, choices: type[SyncStatus] | type[Health], *, current: bool) -> SafeString:
+def status_chip(value: str, choices: type[SyncStatus | Health], *, current: bool) -> SafeString:
     """The same for Python's side."""
     status = choices(value)
     if current or value in (choices.UNKNOWN, SyncStatus.DISABLED):
