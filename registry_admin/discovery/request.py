@@ -1,0 +1,154 @@
+"""What a call sends, checked and encoded before anything touches the network."""
+
+from __future__ import annotations
+
+import json as json_codec
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from registry_admin import __version__
+from registry_admin.consul import validation
+from registry_admin.discovery.policy import is_repeatable
+from registry_admin.errors import InvalidValueError
+
+MAX_TIMEOUT_S = 24 * 3600.0
+Params = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Data = str | bytes | Mapping[str, Any] | Iterable[tuple[str, Any]]
+_OWN_HEADERS = {
+    "User-Agent": f"registry-admin/{__version__}",
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",  # between services on one network, compressing costs more time than it saves
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRequest:
+    """One call, ready to be sent to any instance. `target` is the path and query exactly as they go over the wire."""
+
+    service: str
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    tag: str | None
+    timeout_s: float
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether receiving it twice does no harm."""
+        return is_repeatable(self.method, self.headers)
+
+    def prepared(self, root: str) -> requests.PreparedRequest:
+        """As `requests` has it. Filled in by hand: its own `prepare` would rewrite the path."""
+        prepared = requests.PreparedRequest()
+        prepared.method, prepared.url, prepared.body = self.method, root + self.target, self.body
+        prepared.headers = CaseInsensitiveDict(self.headers)
+        if self.body is not None:
+            prepared.headers["Content-Length"] = str(len(self.body))
+        return prepared
+
+
+def build_request(
+    service: str,
+    path: str,
+    *,
+    method: str = "GET",
+    params: Params | None = None,
+    headers: Mapping[str, str] | None = None,
+    data: Data | None = None,
+    json: Any = None,
+    tag: str | None = None,
+    timeout: float | None = None,
+    default_timeout: float = 10.0,
+) -> CallRequest:
+    """Checks and encodes everything that a caller gives; raises InvalidValueError, which names the argument.
+
+    The timeout is in seconds, for all attempts together.
+    """
+    if data is not None and json is not None:
+        raise InvalidValueError("json", "(not shown)", "give either `json` or `data`, not both")
+    sent = CaseInsensitiveDict(_OWN_HEADERS)
+    sent.update(validation.headers(headers or {}))
+    body, content_type = _form_or_raw(data) if json is None else (_json(json), "application/json")
+    if content_type:
+        sent.setdefault("Content-Type", content_type)
+    return CallRequest(
+        service=validation.service_name(service, "service"),
+        method=validation.method(method),
+        target=_target(path, params),
+        headers=dict(sent),
+        body=body,
+        tag=None if tag is None else validation.tags([tag], "tag")[0],
+        timeout_s=_timeout(default_timeout if timeout is None else timeout),
+    )
+
+
+def _target(path: str, params: Params | None) -> str:
+    """Path and query in the one form that neither urllib3 nor yarl changes, so that both send the very same."""
+    checked = validation.http_path(path)
+    checked = re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), checked, flags=re.IGNORECASE)
+    path, _, query = checked.replace("[", "%5B").replace("]", "%5D").partition("?")
+    added = urlencode(_pairs(params, "params"), quote_via=quote) if params is not None else ""
+    query = "&".join(part for part in (query, added) if part)
+    return f"{path}?{query}" if query else path
+
+
+def _form_or_raw(data: Data | None) -> tuple[bytes | None, str]:
+    if data is None or isinstance(data, bytes):
+        return data, ""
+    if isinstance(data, str):
+        return _utf8(data, "data"), ""
+    return urlencode(_pairs(data, "data")).encode(), "application/x-www-form-urlencoded"
+
+
+def _pairs(given: Params, field: str) -> list[tuple[str, str]]:
+    """Pairs of text; a list stands for several pairs with the same name, and None for none."""
+    refusal = InvalidValueError(field, f"({type(given).__name__})", "give a mapping, or pairs of a name and a value")
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise refusal
+    pairs: list[tuple[str, str]] = []
+    try:
+        items = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
+    except (TypeError, ValueError):
+        raise refusal from None
+    for name, value in items:
+        for single in value if isinstance(value, (list, tuple)) else [value]:
+            if single is None:
+                continue
+            if not isinstance(single, (str, int, float, bytes)):
+                raise InvalidValueError(f"{field}.{name}", f"({type(single).__name__})", "a value is text or a number")
+            text = single.decode("latin-1") if isinstance(single, bytes) else str(single)
+            _utf8(f"{name}{text}", field)
+            pairs.append((str(name), text))
+    return pairs
+
+
+def _utf8(text: str, field: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidValueError(field, "(not shown)", "half of a surrogate pair is not text") from None
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return json_codec.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError("json", "(not shown)", f"this can't be written as JSON: {error}") from None
+    except RecursionError:
+        raise InvalidValueError("json", "(not shown)", "this is nested too deeply for JSON") from None
+
+
+def _timeout(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidValueError("timeout", value, "give a number of seconds, such as 10")
+    if not 0 < value <= MAX_TIMEOUT_S:
+        raise InvalidValueError("timeout", value, f"give seconds above 0 and up to {MAX_TIMEOUT_S:g}")
+    return float(value)

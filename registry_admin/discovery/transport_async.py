@@ -1,0 +1,112 @@
+"""Sends one attempt of an asynchronous call over aiohttp. The only module that imports it, and only when it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncGenerator
+
+import aiohttp
+import requests
+import yarl
+
+from registry_admin.discovery.faults import in_words
+from registry_admin.discovery.policy import AttemptError, Outcome
+from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, build_response
+from registry_admin.discovery.request import CallRequest
+from registry_admin.discovery.transport import CONNECT_TIMEOUT_S, KEPT_ALIVE_S
+
+_CONNECTIONS_PER_INSTANCE = 100  # a limit over all of them would let one frozen instance starve the others
+_NOTHING_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+
+class AsyncTransport:
+    """Sends attempts on whichever event loop is running, with a session for each loop."""
+
+    def __init__(self, *, verify: bool | str = True, body_limit: int = BODY_LIMIT) -> None:
+        self._verify = verify
+        self._body_limit = body_limit
+        self._kept: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession, None]] = {}
+        self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+    async def send(self, request: CallRequest, root: str, *, deadline: float) -> requests.Response:
+        """One attempt on the instance at `root`, read to its end before `deadline` (as `time.monotonic` has it).
+
+        Raises AttemptError.
+        """
+        session = await self._session()
+        await asyncio.sleep(0)  # lets the loop notice which of the idle connections have just been closed
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await self._exchange(session, request.prepared(root))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise AttemptError(Outcome.NOT_SENT, in_words(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise AttemptError(Outcome.MAYBE_RECEIVED, in_words(error)) from error
+
+    async def _exchange(self, session: aiohttp.ClientSession, prepared: requests.PreparedRequest) -> requests.Response:
+        began = time.monotonic()
+        async with session.request(
+            prepared.method or "GET",
+            yarl.URL(prepared.url or "", encoded=True),
+            headers=dict(prepared.headers),
+            data=prepared.body,
+            allow_redirects=False,
+            skip_auto_headers=_NOTHING_ADDED,
+        ) as reply:
+            elapsed_s = time.monotonic() - began
+            body = Body(self._body_limit, announced=reply.headers.get("Content-Length"))
+            async for part in reply.content.iter_chunked(CHUNK):
+                body.add(part)
+            encoding = reply.headers.get("Content-Encoding", "")
+            # Decompressing can take a while, so it is done off the event loop.
+            content = await asyncio.to_thread(body.content, encoding) if encoding else body.content("")
+            return build_response(
+                prepared,
+                status=reply.status,
+                reason=reply.reason or "",
+                headers=reply.headers.items(),
+                content=content,
+                elapsed_s=elapsed_s,
+            )
+
+    async def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            for ended in [known for known in list(self._sessions) if known.is_closed()]:
+                self._forget(ended)
+            self._kept[loop] = self._keep_session()
+            session = self._sessions[loop] = await anext(self._kept[loop])
+        return session
+
+    async def _keep_session(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
+        """A session that closes itself with its loop: asyncio finishes every asynchronous generator before it ends."""
+        connector = aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=_CONNECTIONS_PER_INSTANCE,
+            keepalive_timeout=KEPT_ALIVE_S,
+            ssl=ssl.create_default_context(cafile=self._verify) if isinstance(self._verify, str) else self._verify,
+        )
+        async with aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            trust_env=False,
+            auto_decompress=False,
+        ) as session:
+            session._retry_connection = False  # noqa: SLF001 - whether to send again is decided in policy.py
+            yield session
+
+    def _forget(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sessions.pop(loop, None)
+        self._kept.pop(loop, None)
+
+    async def close(self) -> None:
+        """Ends the connections of the running event loop; those of another end with it."""
+        loop = asyncio.get_running_loop()
+        keeper = self._kept.get(loop)
+        self._forget(loop)
+        if keeper is not None:
+            await keeper.aclose()
