@@ -1,8 +1,8 @@
 """Makes .venv and keeps it right, so that a bare Python is all that scripts/run and scripts/test ask for.
 
 `python3 scripts/python_environment.py local` installs requirements-local.txt where that hasn't been done, and prints
-the environment's Python. Uses the standard library only, and nothing newer than Python 3.8, so as to be able to say that
-a Python is too old.
+the environment's Python. Uses the standard library only, and nothing newer than Python 3.8, so as to be able to say
+that a Python is too old.
 """
 
 from __future__ import annotations
