@@ -26,8 +26,12 @@ class Lifespan:
         """The ID of the instance that this process is, or nothing until it is known."""
         return self.registration.service_id
 
+    def __call__(self, app: Any) -> AbstractAsyncContextManager[Any]:
+        """Called by the application when it starts."""
+        return self._run(app)
+
     @asynccontextmanager
-    async def __call__(self, app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def _run(self, app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         if self._wrap is None:
             async with self._registered():
                 yield None

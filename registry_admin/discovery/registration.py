@@ -206,11 +206,12 @@ class Registration:
             with self._alone():
                 if not self._is_in_order(api.agent_instance(spec.id)):
                     registry.register(spec, passing=answer is Answer.HEALTHY)
+                    if not self._complaint:
+                        logger.info("%s is registered (%s:%s).", *_where(spec))
         if spec.check.kind is CheckKind.TTL:
             api.update_ttl(spec.check_id, "passing")
-        # A warning where one was given before: whoever reads only those should see that it is over.
-        if self._complaint or not self._done.is_set():
-            logger.log(logging.WARNING if self._complaint else logging.INFO, "%s is registered (%s:%s).", *_where(spec))
+        if self._complaint:  # at the level of the complaint: whoever reads only those should see that it is over
+            logger.warning("%s is registered now (%s:%s).", *_where(spec))
         self._complaint = ""
         self._done.set()
 
