@@ -185,7 +185,16 @@ def _as_unprivileged(folder: Path) -> list[str]:
     kept = (["--inh-caps", f"+{right}", "--ambient-caps", f"+{right}"] for right in ("dac_read_search", "dac_override"))
     for rights in ([], *kept):
         candidate = prefix + rights
-        probe = [*candidate, "--", "sh", "-c", 'cd "$1" && exec "$2" --version', "sh", folder, _binary("postgres")]
+        probe = [
+            *candidate,
+            "--",
+            "sh",
+            "-c",
+            'cd "$1" && exec "$2" --version',
+            "sh",
+            str(folder),
+            str(_binary("postgres")),
+        ]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             return [*candidate, "--"]
     raise EmbeddedPostgresError(
