@@ -28,15 +28,15 @@ ALLOWED_HOSTS = [
 CSRF_TRUSTED_ORIGINS = env.list("DJANGO_CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
+    "registry_admin.inventory",  # before the admin, whose base_site.html it replaces
+    "registry_admin.dashboard",
+    "registry_admin.autoregister",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "registry_admin.inventory",
-    "registry_admin.dashboard",
-    #     "registry_admin.autoregister",
 ]
 
 MIDDLEWARE = [
@@ -141,6 +141,12 @@ LOGGING = {
     "loggers": {
         "registry_admin": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO"), "propagate": False},
     },
+}
+
+# Registry Admin registers itself like any other module.
+REGISTRY_AUTOREGISTER = {
+    "NAME": env.str("SERVICE_NAME", default="registry-admin"),
+    "PORT": env.int("SERVICE_PORT", default=8080),
 }
 
 # What Registry Admin itself can be told; registry_admin/inventory/conf.py has the defaults and what they mean.
