@@ -68,3 +68,10 @@ def flaky_proxy() -> Iterator[Callable[..., FlakyProxy]]:
             return proxy
 
         yield make
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A name for the test that fits on a line, whatever long thing it is given."""
+    if isinstance(val, str | bytes) and len(val) > 60:
+        return ascii(val[:60])
+    return "a-huge-number" if isinstance(val, int) and abs(val) > 10**60 else None

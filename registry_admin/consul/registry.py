@@ -83,8 +83,10 @@ class ServiceRegistry:
         return spec.id
 
     def register(self, spec: ServiceSpec, *, passing: bool = False) -> None:
-        """Registers a ready-made spec, marked as registered by the module itself."""
+        """Registers a ready-made spec, marked as registered by the module itself. A check of another kind ends."""
         self.api.register(spec, marks={META_SELF: spec.digest}, passing=passing)
+        for check_id in spec.former_check_ids:
+            self.api.deregister_check(check_id)
 
     def deregister_service(self, service_id: str) -> None:
         """Takes an instance out; one that isn't there counts as taken out."""

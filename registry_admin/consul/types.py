@@ -147,8 +147,14 @@ class ServiceSpec:
 
     @property
     def check_id(self) -> str:
-        """Begins with the service's ID, because check IDs are unique per node and automatic ones depend on position."""
-        return f"{self.id}:check"
+        """The instance's ID, because check IDs are unique per node, and the kind: docs/decisions/0003."""
+        return f"{self.id}:{self.check.kind}"
+
+    @property
+    def former_check_ids(self) -> tuple[str, ...]:
+        """The IDs that checks of the other kinds would have, from an earlier registration."""
+        kinds = (kind for kind in CheckKind if kind not in (self.check.kind, CheckKind.NONE))
+        return tuple(f"{self.id}:{kind}" for kind in kinds)
 
     @property
     def fields(self) -> dict[str, Any]:

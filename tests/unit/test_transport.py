@@ -1,0 +1,131 @@
+"""What is refused before anything is sent. No socket can be opened here, so whatever went out would fail otherwise."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from registry_admin.consul import CheckSpec, ConsulApi, ConsulConfig, ServiceRegistry, ServiceSpec
+from registry_admin.consul.transport import Transport
+from registry_admin.errors import InvalidValueError
+
+HOSTILE_IDS = ["../../leave", "..", ".", "a/b", "a%2Fb", "a?x#y", "", "a\nb", "a" * 300, None, 5, "a/../../leave", "ａ"]
+
+
+@pytest.fixture
+def api():
+    return ConsulApi(ConsulConfig(token="hunter2"))
+
+
+@pytest.mark.parametrize("bad", HOSTILE_IDS)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda api, bad: api.deregister(bad),
+        lambda api, bad: api.deregister_check(bad),
+        lambda api, bad: api.set_maintenance(bad, enable=True),
+        lambda api, bad: api.update_ttl(bad, "passing"),
+        lambda api, bad: api.agent_instance(bad),
+        lambda api, bad: api.instances(bad),
+    ],
+)
+def test_a_hostile_id_is_refused_by_every_method(api, call, bad):
+    with pytest.raises(InvalidValueError):
+        call(api, bad)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda api: api.instances("a", tag="x,y"),
+        lambda api: api.instances("a", tag=""),
+        lambda api: api.update_ttl("a", "fine"),
+        lambda api: api.set_maintenance("a", enable=True, reason="a\nb"),
+        lambda api: api.set_maintenance("a", enable=True, reason="a" * 513),
+        lambda api: api.set_maintenance("a", enable=True, reason="\ud800"),
+        lambda api: api.register(ServiceSpec(name="a", address="h", port=1), marks={"a b": "x"}),
+        lambda api: api.register(ServiceSpec(name="a", address="h", port=1), marks={"consul-x": "x"}),
+    ],
+)
+def test_other_bad_values_are_refused(api, call):
+    with pytest.raises(InvalidValueError):
+        call(api)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"name": "../x"}, {"address": "http://h"}, {"port": "80"}, {"tags": "api"}, {"meta": {"a": 1}},
+    {"health_check_interval": "10"},
+     {"deregister_after": "0s"}, {"weight": 0}, {"service_id": "a/b"}, {"health_check_path": "//evil"}],
+)  # fmt: skip
+def test_the_registry_refuses_bad_values_before_anything_is_sent(changes):
+    registry = ServiceRegistry()
+    with pytest.raises(InvalidValueError):
+        registry.register_service(**{"name": "a", "address": "127.0.0.1", "port": 80} | changes)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/kv/../agent/leave", "/v1/kv/a/./b", "/v1/kv//b", "/v2/x", "v1/kv", "/v1/..", "/v1/.", ""]
+)
+def test_no_path_reaches_another_endpoint_not_even_through_the_library(api, path):
+    with pytest.raises(InvalidValueError):
+        api.http.get(lambda _response: None, path)
+    with pytest.raises(InvalidValueError):
+        api.kv.delete("../agent/leave")
+    with pytest.raises(InvalidValueError):
+        api.agent.service.deregister("../../leave")
+
+
+@pytest.mark.parametrize("token", ["hunter2\r\nX: y", "hunter2 x"])
+def test_a_bad_token_for_one_request_is_refused_and_never_shown(api, token):
+    with pytest.raises(InvalidValueError) as caught:
+        api.kv.get("a", token=token)
+    assert "hunter2" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "localhost"), ("127.0.0.1", "LOCALHOST"), ("127.0.0.1",
+        "127.9.9.9"),
+        ("127.0.0.1", "::1"), ("127.0.0.1", "::ffff:127.0.0.1"), ("127.0.0.1", "x.localhost"), ("localhost",
+        "127.0.0.1"),
+        ("consul", "consul"), ("consul", "CONSUL"), ("10.0.0.5", "10.0.0.5"),
+        ("10.0.0.5", "127.0.0.1"),  # the agent's own machine, since it is the agent that calls
+    ],
+)  # fmt: skip
+def test_a_check_must_not_be_pointed_at_consul_itself(host, address):
+    api = ConsulApi(ConsulConfig(host=host, port=8500))
+    with pytest.raises(InvalidValueError):
+        api.register(ServiceSpec(name="a", address=address, port=8500, check=CheckSpec(path="/v1/kv/secret")), marks={})
+
+
+def test_other_ports_and_hosts_may_be_checked():
+    ConsulApi(ConsulConfig(port=8500)).refuse_own_port("127.0.0.1", 8501)
+    ConsulApi(ConsulConfig(port=8500)).refuse_own_port("10.0.0.5", 8500)
+
+
+def test_the_constructor_does_not_read_the_environment_over_what_it_is_given(monkeypatch):
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "http://elsewhere:1")
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "another")
+    monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
+    api = ConsulApi(ConsulConfig(host="10.0.0.5", token="hunter2"))
+    assert api.http.base_uri == "http://10.0.0.5:8500"
+    assert api.http.session.headers["X-Consul-Token"] == "hunter2"
+    assert ConsulApi().config.url == "https://elsewhere:1"
+
+
+def test_the_token_is_not_part_of_what_is_printed(api):
+    assert "hunter2" not in f"{api!r} {api.config!r} {ServiceRegistry(config=api.config)!r}"
+    assert api.token is None
+
+
+def test_a_forked_child_gets_a_session_of_its_own(monkeypatch):
+    transport = Transport(ConsulConfig(token="hunter2"))
+    parents = transport.session
+    assert transport.session is parents
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert transport.session is not parents
+    assert transport.session is transport.session
+    assert transport.session.headers["X-Consul-Token"] == "hunter2"
