@@ -51,25 +51,25 @@ def run(settings: Settings, processes: Processes) -> int:
 def start(settings: Settings, processes: Processes) -> None:
     """Starts the parts in the order in which they need each other."""
     say(f"Logs: {parts.as_seen_by_users(settings.logs)}")
-    with step("Finding Consul"):
-        binary = parts.find_consul()
     with step("Starting PostgreSQL and Consul"):
         database = parts.postgres(settings)
-        processes.start(database, parts.consul(settings, binary))
-        processes.wait_until(lambda: embedded_postgres.is_ready(settings.ports["POSTGRES_PORT"]), "PostgreSQL")
-        processes.wait_until(lambda: parts.consul_is_ready(settings), "Consul")
+        processes.start(database, parts.consul(settings))
+        processes.wait_until(
+            lambda: embedded_postgres.is_ready(settings.ports["POSTGRES_PORT"]), "PostgreSQL to take connections"
+        )
+        processes.wait_until(lambda: parts.consul_is_ready(settings), "Consul to elect itself")
     with step("Preparing the database"):
         preparation.prepare(settings, processes)
     with step("Starting the admin, the watcher, two backends and the research module"):
         processes.start(parts.web(settings), parts.watcher(settings), *parts.modules(settings))
         for name in ("WEB_PORT", "BACKEND_PORT", "BACKEND2_PORT", "RESEARCH_PORT"):
             url = f"http://{HOST}:{settings.ports[name]}/health"
-            processes.wait_until(lambda url=url: parts.answers(url), url)  # type: ignore[misc]
+            processes.wait_until(lambda url=url: parts.answers(url), f"{url} to answer")  # type: ignore[misc]
     with step("Waiting for Consul to find all of them healthy"):
         for service, count in parts.EXPECTED.items():
             processes.wait_until(
                 lambda service=service, count=count: parts.passing(settings, service) >= count,  # type: ignore[misc]
-                f"Consul finding {count} healthy of {service}",
+                f"Consul to find {count} healthy of {service}",
             )
 
 

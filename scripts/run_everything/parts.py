@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scripts import embedded_postgres
 from scripts.run_everything.processes import Process
-from scripts.run_everything.settings import HOST, ROOT, RunError, Settings
+from scripts.run_everything.settings import HOST, RunError, Settings
 
 MODULES = ("research", "backend-1", "backend-2")
 # How many healthy instances of each there are once everything runs.
@@ -22,16 +22,9 @@ REQUEST_TIMEOUT_S = 2.0
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between us and loopback
 
 
-def find_consul() -> str:
-    """The path of a Consul binary, fetched if need be. Raises RunError; scripts/consul has said why on stderr."""
-    found = subprocess.run([ROOT / "scripts" / "consul", "--path"], stdout=subprocess.PIPE, text=True, check=False)
-    if found.returncode:
-        raise RunError("There is no Consul to run.")
-    return found.stdout.strip()
-
-
-def consul(settings: Settings, binary: str) -> Process:
+def consul(settings: Settings) -> Process:
     """An agent for development: in memory, on loopback. Its inner ports are free ones, so that several can run."""
+    binary = settings.consul
     version = subprocess.run([binary, "version"], stdout=subprocess.PIPE, text=True, check=True).stdout
     ports = {
         "http": settings.ports["CONSUL_PORT"],

@@ -98,7 +98,7 @@ class Processes:
         while not condition():
             self.raise_if_ended()
             if time.monotonic() > deadline:
-                raise RunError(f"{what} took longer than {timeout_s:.0f} s. The logs tell more.")
+                raise RunError(f"Waited {timeout_s:.0f} s in vain for {what}. The logs tell more.")
             self.pause()
 
     def pause(self) -> None:

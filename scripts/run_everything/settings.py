@@ -30,8 +30,9 @@ class RunError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """Ports by their variables' names, and the folder for data, secrets and logs."""
+    """Consul's binary, ports by their variables' names, and the folder for data, secrets and logs."""
 
+    consul: str
     folder: Path
     ports: Mapping[str, int]
     inherited: Mapping[str, str]
@@ -45,7 +46,14 @@ class Settings:
             if twin:
                 raise RunError(f"{name} and {twin} are both {port}. Give each its own port.")
         inherited = {name: value for name, value in environ.items() if not name.startswith(NOT_PASSED_ON)}
-        return cls(folder=Path(environ.get("RUN_DIR") or ROOT / ".run").resolve(), ports=ports, inherited=inherited)
+        if not environ.get("CONSUL_BIN"):
+            raise RunError("CONSUL_BIN is not set. Start this with scripts/run, which finds Consul.")
+        return cls(
+            consul=environ["CONSUL_BIN"],
+            folder=Path(environ.get("RUN_DIR") or ROOT / ".run").resolve(),
+            ports=ports,
+            inherited=inherited,
+        )
 
     @property
     def consul_url(self) -> str:
