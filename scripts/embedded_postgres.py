@@ -81,7 +81,7 @@ def prepare(folder: Path) -> None:
     """Makes the data folder, password and database, unless they are there already. Raises EmbeddedPostgresError."""
     data = folder / "data"
     if data.exists():
-        if data.stat().st_uid != _owner_id():
+        if data.stat().st_uid != owner_id():
             raise EmbeddedPostgresError(
                 f"The database in {folder} belongs to another user. Run as that user, or delete it to begin anew."
             )
@@ -154,7 +154,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
 
 
-def _owner_id() -> int:
+def owner_id() -> int:
+    """Whose the data must be: PostgreSQL refuses to run on another user's."""
     return pwd.getpwnam(UNPRIVILEGED_USER).pw_uid if os.geteuid() == 0 else os.geteuid()
 
 

@@ -114,8 +114,7 @@ def create(folder: Path) -> None:
 def install(folder: Path, requirements: Path) -> None:
     """Installs the requirements, unless these very ones have been installed before."""
     stamp = folder / f"installed-{requirements.stem}"
-    wanted = digest(requirements)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == digest(requirements):
         return
     started = time.monotonic()
     say(f"Installing {requirements.name} into {folder.name} (about a minute the first time) …")
@@ -129,18 +128,22 @@ def install(folder: Path, requirements: Path) -> None:
             f"pip could not install {requirements.name}:\n{said_last(done.stdout)}\n"
             "A package index must be reachable: check the network, or name a mirror with PIP_INDEX_URL; then try again."
         )
-    stamp.write_text(wanted)
+    for file in (requirements, *included_by(requirements)):
+        (folder / f"installed-{file.stem}").write_text(digest(file))
     say(f"Installed in {time.monotonic() - started:.0f} s.")
 
 
 def digest(requirements: Path) -> str:
     """A digest of the requirements and of all that they include."""
-    found = hashlib.sha256(requirements.read_bytes())
-    for line in requirements.read_text().splitlines():
-        option, _, included = line.partition(" ")
-        if option == "-r":
-            found.update(digest(requirements.parent / included.strip()).encode())
-    return found.hexdigest()
+    contents = [file.read_bytes() for file in (requirements, *included_by(requirements))]
+    return hashlib.sha256(b"\0".join(contents)).hexdigest()
+
+
+def included_by(requirements: Path) -> list[Path]:
+    """The files that these requirements include by `-r`, and those that they include in turn."""
+    lines = [line.split() for line in requirements.read_text().splitlines() if line.startswith("-r ")]
+    direct = [requirements.parent / line[1] for line in lines]
+    return [file for path in direct for file in (path, *included_by(path))]
 
 
 def said_last(output: str | bytes | None) -> str:

@@ -39,7 +39,9 @@ def consul(settings: Settings) -> Process:
         ports["grpc_tls"] = -1
     config = settings.folder / "consul.json"
     config.write_text(
-        json.dumps({"bind_addr": HOST, "client_addr": HOST, "ports": ports, "disable_update_check": True})
+        json.dumps(
+            {"bind_addr": HOST, "client_addr": HOST, "ports": ports, "disable_update_check": True, "log_level": "info"}
+        )
     )
     command = [binary, "agent", "-dev", "-config-file", str(config)]
     return Process("consul", command, settings.logs / "consul.log", environment(settings))

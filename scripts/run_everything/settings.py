@@ -93,10 +93,12 @@ class Settings:
         taken = {name: reason for name, port in self.ports.items() if (reason := _why_not(port))}
         if not taken:
             return
-        which = "; ".join(f"{self.ports[name]} ({name}) {reason}" for name, reason in taken.items())
-        free = " ".join(f"{name}={_free_port()}" for name in taken)
-        noun = "Port" if len(taken) == 1 else "Ports"
-        raise RunError(f"{noun} {which}. End what uses it, or choose another: {free} scripts/run")
+        which = ", ".join(f"port {self.ports[name]} ({name}) {reason}" for name, reason in taken.items())
+        others: dict[str, int] = {}
+        for name in taken:
+            others[name] = _free_port(self.ports[name], {*self.ports.values(), *others.values()})
+        choice = " ".join(f"{name}={port}" for name, port in others.items())
+        raise RunError(f"P{which[1:]}. End what uses it, or choose another: {choice} scripts/run")
 
 
 def _port(environ: Mapping[str, str], name: str) -> int:
@@ -118,7 +120,7 @@ def _why_not(port: int) -> str:
     return ""
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+def _free_port(after: int, spoken_for: set[int]) -> int:
+    """The next port that is free, easier to remember than any other."""
+    candidates = (port for port in range(after + 1, 65536) if port not in spoken_for and not _why_not(port))
+    return next(candidates, 0)
