@@ -43,12 +43,13 @@ def forget_the_shell() -> None:
         if name == "CONSUL_BIN":  # which agent to test against is for the caller to say
             continue
         if (
-            name.startswith(("CONSUL_", "SERVICE_", "DJANGO_"))
+            name.startswith(("CONSUL_", "SERVICE_", "DJANGO_", "REGISTRY_"))
             or name.lower().endswith("_proxy")
             or name == "REDIS_URL"
         ):
             del os.environ[name]
     os.environ["DJANGO_SECRET_KEY"] = "only-for-tests-and-long-enough-for-the-checks-of-django-0123456789"
+    os.environ["DJANGO_HTTPS"] = "0"  # the test client and the browser speak plain HTTP
 
 
 def needs_django(asked_for: list[str], *, where: Path) -> bool:
