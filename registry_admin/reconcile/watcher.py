@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import random
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from registry_admin.errors import RegistryError
 logger = logging.getLogger(__name__)
 
 DEBOUNCE_S = 0.1
+FAILED_DEBOUNCE_S = 1.0  # Consul may change all the time while, say, the database is away
 LONGEST_BACKOFF_S = 30.0
 
 
@@ -24,13 +26,15 @@ class Watcher:
         self._api = api
         self._run_pass = run_pass
         self._every_s = every_s
-        self._wake = threading.Event()
+        # An Event or a Lock taken in a signal handler could wait for ever for the very thread that it interrupted.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = False
         self._stop = threading.Event()
 
     def stop(self) -> None:
         """Ends `run` after the pass that is under way. May be called from a signal handler."""
-        self._stop.set()
-        self._wake.set()
+        self._stopping = True
+        self._wakeups.put(None)
 
     def run(self) -> None:
         """Passes, one after another, until `stop` is called. A pass that fails is repeated with growing pauses."""
@@ -39,9 +43,14 @@ class Watcher:
             ("health", lambda index, wait: self._api.health_states(index=index, wait_s=wait)),
         ):
             threading.Thread(target=self._wake_on, args=(name, read), name=f"watch-{name}", daemon=True).start()
+        try:
+            self._pass_after_pass()
+        finally:
+            self._stop.set()
+
+    def _pass_after_pass(self) -> None:
         failures = 0
-        while not self._stop.is_set():
-            self._wake.clear()
+        while not self._stopping:
             try:
                 self._run_pass()
                 failures, pause = 0, self._every_s
@@ -49,8 +58,18 @@ class Watcher:
                 failures = min(failures + 1, 16)
                 pause = min(LONGEST_BACKOFF_S, 2.0**failures / 2) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
                 logger.warning("pass failed, next in %.1f s: %s", pause, error)
-            self._wake.wait(pause)
-            self._stop.wait(DEBOUNCE_S)
+            self._wait(pause, settle=FAILED_DEBOUNCE_S if failures else DEBOUNCE_S)
+
+    def _wait(self, pause: float, *, settle: float) -> None:
+        """Until something has changed, at most `pause` seconds; all that changes within `settle` is one wake-up."""
+        try:
+            self._wakeups.get(timeout=pause)
+        except queue.Empty:
+            return
+        if not self._stopping:
+            self._stop.wait(settle)
+        while not self._wakeups.empty():
+            self._wakeups.get()
 
     def _wake_on(self, name: str, read: Callable[[int, float], Reply[object]]) -> None:
         def say(error: RegistryError, pause: float) -> None:
@@ -58,4 +77,4 @@ class Watcher:
 
         for reply in watch(read, stop=self._stop, on_error=say):
             logger.debug("%s changed (index %d)", name, reply.index)
-            self._wake.set()
+            self._wakeups.put(None)
