@@ -171,11 +171,15 @@ def make_plan(
     ever changed. `prune` removes what is owned and not declared any more.
     """
     wanted = {one.spec.id: one for one in declared}
+    spellings = {instance_id.lower(): instance_id for instance_id in observed}
     items: list[PlanItem] = []
     statuses: dict[str, SyncStatus] = {}
     for instance_id in sorted(wanted.keys() | observed.keys()):
         want, have = wanted.get(instance_id), observed.get(instance_id)
         item = _compare(want, have, owner=owner, prune=prune)
+        twin = spellings.get(instance_id.lower(), instance_id)
+        if want is not None and item is not None and item.action is Action.REGISTER and twin != instance_id:
+            item = _crowded_out(want, by=twin)
         if item is None:
             statuses[instance_id] = SyncStatus.SYNCED
             continue
@@ -238,12 +242,20 @@ def _missing(want: Declared) -> PlanItem:
     return _item(Action.REGISTER, SyncStatus.MISSING, reason, want=want)
 
 
+def _crowded_out(want: Declared, *, by: str) -> PlanItem:
+    """To the catalog, though not to the agent, IDs that differ only in case are one: ours would replace the other."""
+    reason = f"Consul has {by!r}, and can't keep apart IDs that differ only in upper and lower case"
+    return _item(Action.LEAVE, SyncStatus.MISSING, reason, want=want)
+
+
 def _present(want: Declared, have: ServiceInstance, *, owner: str) -> PlanItem | None:
     changes = differences(want.spec, have)
     if have.owner not in ("", owner):
         reason = f"declared here, but owned by {have.owner!r}"
         return _item(Action.LEAVE, SyncStatus.OUT_OF_SYNC, reason, want=want, have=have, changes=changes)
     if have.owner or have.registered_itself or want.claimed:
+        if not have.owner and not have.registered_itself:  # without our mark it could never be pruned
+            changes = (*changes, FieldChange(field="owner", before=None, after=owner))
         if not changes:
             return None
         reason = "differs from its declaration"
