@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
 from registry_admin.inventory import services
-from registry_admin.inventory.forms import InstanceForm, ServiceForm
+from registry_admin.inventory.forms import InstanceForm, InstanceFormSet, ServiceForm
 from registry_admin.inventory.live import live_view
 from registry_admin.inventory.models import Health, Instance, ObservedInstance, Service, SyncRun, SyncStatus
 from registry_admin.inventory.selectors import Freshness, freshness, service_pane
@@ -70,6 +70,7 @@ class InstanceInline(admin.TabularInline):
 
     model = Instance
     form = InstanceForm
+    formset = InstanceFormSet
     extra = 0
     min_num = 0
     fields = ["address", "port", "consul_id", "weight", "extra_tags", "extra_meta", "enabled"]
@@ -111,7 +112,8 @@ class ServiceAdmin(RegistryAdmin):
         """With the number of instances, in the same query."""
         declared = Count("instances", filter=Q(instances__enabled=True))
         synced = Count("instances", filter=Q(instances__enabled=True, instances__sync_status=SyncStatus.SYNCED))
-        return super().get_queryset(request).annotate(declared_count=declared, synced_count=synced)
+        found: QuerySet[Service] = super().get_queryset(request)
+        return found.annotate(declared_count=declared, synced_count=synced)
 
     @admin.display(description="instances in sync")
     def instance_count(self, service: Any) -> str:
@@ -149,10 +151,10 @@ class ServiceAdmin(RegistryAdmin):
         self._tell(request, outcomes)
         return response
 
-    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
+    def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the syncs that an action has set off."""
         with services.collected_outcomes(_actor(request)) as outcomes:
-            response = super().response_action(request, queryset)
+            response = super().response_action(request, *args, **kwargs)
         self._tell(request, outcomes)
         return response
 
@@ -160,7 +162,7 @@ class ServiceAdmin(RegistryAdmin):
     def sync_now(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
         """One pass over the chosen services; also brings back instances that had left by themselves."""
         names = frozenset(queryset.values_list("name", flat=True))
-        outcome = services.sync(trigger=SyncRun.Trigger.ACTION, actor=_actor(request), only=names, revive=True)
+        outcome = services.sync(trigger=SyncRun.Trigger.ACTION, actor=_actor(request), only=names, revive=names)
         self._tell(request, [outcome])
 
     @admin.action(description="Enable", permissions=["change"])
@@ -199,13 +201,33 @@ class ReadOnlyAdmin(RegistryAdmin):
 class ObservedInstanceAdmin(ReadOnlyAdmin):
     """Everything in Consul, ours or not."""
 
+    change_form_template = "admin/inventory/change_form.html"
     list_display = ["consul_id", "service_name", "place", "sync_status", "health", "health_since", "sync_reason"]
     list_filter = ["sync_status", "health", "registered_itself", "owner"]
     search_fields = ["consul_id", "service_name", "address"]
     fields = [
         "consul_id", "service_name", "place", "tags", "shown_meta", "weight", "owner", "registered_itself",
-        "sync_reason", "health", "health_since", "shown_checks", "first_seen",
+        "sync_reason", "shown_health", "health_since", "shown_checks", "first_seen",
     ]  # fmt: skip
+
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> ObservedInstance | None:
+        """Knows whether its health is current."""
+        row: ObservedInstance | None = super().get_object(request, *args, **kwargs)
+        if row is not None:
+            row.is_current = self.freshness_of(request).is_current  # type: ignore[attr-defined]
+        return row
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """With the banner's text."""
+        extra = {"freshness": self.freshness_of(request), **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, extra)
+
+    @admin.display(description="health")
+    def shown_health(self, row: Any) -> SafeString:
+        """As in the list."""
+        return status_chip(row.health, Health, current=row.is_current)
 
     @admin.display(description="address", ordering="address")
     def place(self, row: ObservedInstance) -> str:
@@ -231,6 +253,10 @@ class SyncRunAdmin(ReadOnlyAdmin):
     list_filter = ["outcome", "trigger", "started_at"]
     search_fields = ["message", "actor"]
     fields = ["at", "trigger", "actor", "scope", "outcome", "duration", "message", "shown_items"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SyncRun]:
+        """Without the items, which can be thousands for each run of a list."""
+        return super().get_queryset(request).defer("items")
 
     @admin.display(description="started", ordering="started_at")
     def at(self, run: SyncRun) -> str:

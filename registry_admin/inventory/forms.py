@@ -68,3 +68,19 @@ class InstanceForm(forms.ModelForm):
 
     extra_tags = TagsField(help_text="")
     extra_meta = MetaField(help_text="", widget=forms.Textarea(attrs={"rows": 1, "cols": 18}))
+
+
+class InstanceFormSet(forms.BaseInlineFormSet):
+    """All instances of a service."""
+
+    def clean(self) -> None:
+        """Refuses a service ID that is there twice: the database alone would notice, and only while saving."""
+        super().clean()
+        seen: set[str] = set()
+        for form in self.forms:
+            if form in self.deleted_forms or form.errors or not (form.instance.pk or form.has_changed()):
+                continue
+            consul_id = form.instance.consul_id.lower()
+            if consul_id in seen:
+                form.add_error("consul_id", "Another instance above has this service ID already.")
+            seen.add(consul_id)

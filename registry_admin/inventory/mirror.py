@@ -53,9 +53,12 @@ def record_observation(inventory: Inventory, observed: Mapping[str, ServiceInsta
 def _mirror_instances(observed: Mapping[str, ServiceInstance], plan: Plan, items: Mapping[str, PlanItem]) -> None:
     now = timezone.now()
     known = {row.consul_id: row for row in ObservedInstance.objects.order_by()}
+    seen = set()
     new, changed = [], []
-    for consul_id, instance in observed.items():
-        fresh = _columns(instance, plan.statuses.get(consul_id, SyncStatus.UNMANAGED), items.get(consul_id))
+    for true_id, instance in observed.items():
+        fresh = _columns(instance, plan.statuses.get(true_id, SyncStatus.UNKNOWN), items.get(true_id))
+        consul_id = _cut(true_id)
+        seen.add(consul_id)
         row = known.get(consul_id)
         if row is None:
             new.append(ObservedInstance(consul_id=consul_id, health_since=now, first_seen=now, **fresh))
@@ -67,7 +70,7 @@ def _mirror_instances(observed: Mapping[str, ServiceInstance], plan: Plan, items
             changed.append(row)
     ObservedInstance.objects.bulk_create(new, batch_size=_BATCH, ignore_conflicts=True)
     ObservedInstance.objects.bulk_update(changed, [*_MIRRORED, "health_since"], batch_size=_BATCH)
-    _delete(known.keys() - observed.keys())
+    _delete(known.keys() - seen)
 
 
 def _delete(gone: Collection[str]) -> None:
@@ -78,28 +81,39 @@ def _delete(gone: Collection[str]) -> None:
 
 def _columns(instance: ServiceInstance, status: str, item: PlanItem | None) -> dict[str, Any]:
     checks = [
-        {"id": c.id, "name": c.name, "status": c.status, "output": storable(c.output or c.notes)[:_KEPT_OUTPUT]}
+        {"id": c.id, "name": c.name, "status": c.status, "output": (c.output or c.notes)[:_KEPT_OUTPUT]}
         for c in sorted(instance.checks, key=lambda check: check.id)
     ]
     return {
-        "service_name": storable(instance.service)[:512],
-        "address": storable(instance.address)[:512],
+        "service_name": _cut(instance.service),
+        "address": _cut(instance.address),
         "port": max(-(2**31), min(instance.port, 2**31 - 1)),
-        "tags": [storable(tag) for tag in instance.tags],
-        "meta": {storable(key): storable(value) for key, value in instance.meta.items()},
+        "tags": storable(list(instance.tags)),
+        "meta": storable(dict(instance.meta)),
         "weight": max(-(2**31), min(instance.weight, 2**31 - 1)),
-        "owner": storable(instance.owner)[:512],
+        "owner": _cut(instance.owner),
         "registered_itself": instance.registered_itself,
         "sync_status": str(status),
         "sync_reason": item.reason[:500] if item else "",
         "health": str(instance.health),
-        "checks": checks,
+        "checks": storable(checks),
     }
 
 
-def storable(text: str) -> str:
-    """Text from outside as PostgreSQL takes it: no NUL, no lone surrogates."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+def _cut(text: str) -> str:
+    """Text from outside as it fits into a column: Consul's agent takes IDs and names of any length."""
+    return str(storable(text))[:512]
+
+
+def storable(value: Any) -> Any:
+    """Text from outside, also within lists and pairs, as PostgreSQL takes it: no NUL, no lone surrogates."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [storable(one) for one in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(content) for key, content in value.items()}
+    return value
 
 
 def _update_instances(
@@ -113,11 +127,9 @@ def _update_instances(
         fresh = {
             "sync_status": str(plan.statuses.get(consul_id, _without_plan(row))),
             "sync_reason": storable(inventory.broken.get(consul_id) or (item.reason if item else ""))[:500],
-            "differences": [
-                {"field": c.field, "before": c.before, "after": c.after} for c in (item.changes if item else ())
-            ],
+            "differences": storable(item.as_dict()["changes"] if item else []),
             "departed": consul_id in departed,
-            "claimed": have.owner == plan.owner or row.claimed if have else row.claimed and row.enabled,
+            "claimed": have.owner == plan.owner or row.claimed if have else row.claimed and _is_enabled(row),
         }
         if any(getattr(row, name) != value for name, value in fresh.items()):
             for name, value in fresh.items():
@@ -128,7 +140,11 @@ def _update_instances(
 
 
 def _without_plan(row: Instance) -> SyncStatus:
-    return SyncStatus.UNKNOWN if row.enabled and row.service.enabled else SyncStatus.DISABLED
+    return SyncStatus.UNKNOWN if _is_enabled(row) else SyncStatus.DISABLED
+
+
+def _is_enabled(row: Instance) -> bool:
+    return row.enabled and row.service.enabled
 
 
 def _update_services(inventory: Inventory, observed: Mapping[str, ServiceInstance]) -> None:

@@ -50,6 +50,18 @@ class Validated(models.Model):
         """Saves, after the same validation that a form gives."""
         self.clean()
         super().save(*args, **kwargs)
+        self.remember()
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
+        """As it was loaded is how Consul may know it."""
+        row = super().from_db(db, field_names, values, **options)
+        row.remember()
+        return row
+
+    def remember(self) -> None:
+        """Notes what Consul may know it by, in case that is about to change."""
+        raise NotImplementedError
 
     def rules(self) -> dict[str, Callable[[Any], Any]]:
         """For each field, the function that returns its canonical value or raises InvalidValueError."""
@@ -116,7 +128,7 @@ class Service(Validated):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField("changed", auto_now=True)
 
-    former_name = ""  # what it was called when it was loaded, and so what Consul may know it by
+    former_name = ""  # what it was called when it was loaded or last saved
 
     class Meta:
         ordering = ["name"]
@@ -132,17 +144,14 @@ class Service(Validated):
     def __str__(self) -> str:
         return self.name
 
-    @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
-        """Remembers the name, in case the service is about to be renamed."""
-        service = super().from_db(db, field_names, values, **options)
-        service.former_name = service.__dict__.get("name", "")
-        return service
+    def remember(self) -> None:
+        """Its name. A deferred field isn't fetched for this."""
+        self.former_name = self.__dict__.get("name", "")
 
     def rules(self) -> dict[str, Callable[[Any], Any]]:
         """The inventory has no rules of its own: all are in consul.validation."""
         return {
-            "name": validation.service_name,
+            "name": lambda value: validation.not_consul_itself(validation.service_name(value), "name"),
             "tags": lambda value: list(validation.tags(value)),
             "meta": lambda value: validation.meta(value, reserved=RESERVED_META, maximum=MAX_OWN_META),
             "check_path": validation.http_path,
@@ -201,17 +210,17 @@ class Instance(Validated):
             ),
         ]
 
-    former_place: tuple[str, int] = ("", 0)  # address and port when it was loaded
+    former_id = ""  # service ID, address and port when it was loaded or last saved
+    former_place: tuple[str, int] = ("", 0)
 
     def __str__(self) -> str:
         return self.consul_id or f"{self.address}:{self.port}"
 
-    @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
-        """Remembers the address, in case the instance is about to be moved."""
-        instance = super().from_db(db, field_names, values, **options)
-        instance.former_place = instance.__dict__.get("address", ""), instance.__dict__.get("port", 0)
-        return instance
+    def remember(self) -> None:
+        """Its ID and address. A deferred field isn't fetched for this."""
+        known = self.__dict__
+        self.former_id = known.get("consul_id", "")
+        self.former_place = known.get("address", ""), known.get("port", 0)
 
     def rules(self) -> dict[str, Callable[[Any], Any]]:
         """As for Service; a service ID left empty is filled in."""
@@ -227,6 +236,8 @@ class Instance(Validated):
     def clean(self) -> None:
         """As for Service; also refuses more meta than Consul takes once both are put together."""
         super().clean()
+        if self.consul_id != self.former_id:  # whoever may be in Consul under the new ID, it isn't ours
+            self.claimed = self.departed = False
         if not self.service.name:
             return  # the service's own form says what is wrong with it
         try:

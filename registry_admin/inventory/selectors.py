@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,10 +25,11 @@ class Inventory:
     broken: Mapping[str, str]
 
 
-def read_inventory(observed: Mapping[str, ServiceInstance], *, revive: bool = False) -> Inventory:
+def read_inventory(observed: Mapping[str, ServiceInstance], *, revive: Collection[str] = ()) -> Inventory:
     """All declared instances, each with what the mirror remembers of it.
 
-    An instance that registered itself and isn't in Consul any more has left by itself; `revive` overlooks that.
+    An instance that registered itself and isn't in Consul any more has left by itself; for the services named in
+    `revive` that is overlooked.
     """
     rows = {row.consul_id: row for row in Instance.objects.select_related("service").order_by()}
     gone = rows.keys() - observed.keys()
@@ -44,7 +45,7 @@ def read_inventory(observed: Mapping[str, ServiceInstance], *, revive: bool = Fa
         except (InvalidValueError, TypeError, ValueError) as error:
             broken[consul_id] = str(error)
             continue
-        departed = consul_id in gone and (row.departed or consul_id in left) and not revive
+        departed = consul_id in gone and (row.departed or consul_id in left) and row.service.name not in revive
         enabled = row.enabled and row.service.enabled
         declared.append(Declared(spec=spec, enabled=enabled, claimed=row.claimed, departed=departed))
     return Inventory(rows=rows, declared=tuple(declared), broken=broken)

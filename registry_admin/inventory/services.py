@@ -54,14 +54,14 @@ class SyncOutcome:
 
 
 def plan_sync(
-    *, only: Collection[str] | None = None, prune: bool = True, revive: bool = False, api: ConsulApi | None = None
+    *, only: Collection[str] | None = None, prune: bool = True, api: ConsulApi | None = None
 ) -> tuple[Plan, dict[str, str]]:
     """Reads both sides and returns the plan, and the declared instances that can't be registered as they stand.
 
     Nothing is written. Raises ConsulUnavailableError, ConsulRefusedError, ConfigurationError.
     """
     with database_errors():
-        _, _, plan, inventory = _look(api or consul_api(), prune=prune, revive=revive)
+        _, _, plan, inventory = _look(api or consul_api(), prune=prune)
     return _restricted(plan, only), dict(inventory.broken)
 
 
@@ -72,7 +72,7 @@ def sync(
     only: Collection[str] | None = None,
     prune: bool = True,
     force: bool = False,
-    revive: bool = False,
+    revive: Collection[str] = (),
     api: ConsulApi | None = None,
     on_plan: Callable[[Plan], None] = lambda _plan: None,
     on_result: Callable[[ItemResult], None] = lambda _result: None,
@@ -80,6 +80,7 @@ def sync(
     """One pass: reads both sides, plans, applies, writes down what is there then. Never raises for Consul's faults.
 
     `only` restricts it to these services; a plan for everything that would remove too much is refused without `force`.
+    Instances of the services in `revive` are brought back even where they had left by themselves.
     Raises StoreUnavailableError where the database is away.
     """
     started, clock = timezone.now(), time.monotonic()
@@ -111,7 +112,7 @@ def _pass(
     only: Collection[str] | None,
     prune: bool,
     force: bool,
-    revive: bool,
+    revive: Collection[str],
     on_plan: Callable[[Plan], None],
     on_result: Callable[[ItemResult], None],
 ) -> SyncOutcome:
@@ -124,17 +125,21 @@ def _pass(
             plan.check_safe()
         except UnsafePlanError as error:
             refusal, plan = error, plan.without_removals()
-    results = apply_items(plan.changes, api, owner=owner, on_result=on_result)
-    if any(result.ok for result in results):
-        observed, owner, whole, inventory = _look(api, prune=prune, revive=revive)
-    mirror.record_observation(inventory, observed, whole)
     broken = {
         key: why for key, why in inventory.broken.items() if only is None or inventory.rows[key].service.name in only
     }
-    return SyncOutcome(plan=plan, results=tuple(results), broken=broken, error=refusal)
+    results = tuple(apply_items(plan.changes, api, owner=owner, on_result=on_result))
+    if results:
+        try:
+            observed, owner, whole, inventory = _look(api, prune=prune, revive=revive)
+        except RegistryError as error:  # what was done until then has been done all the same
+            mirror.record_contact(problem=str(error))
+            return SyncOutcome(plan=plan, results=results, broken=broken, error=error)
+    mirror.record_observation(inventory, observed, whole)
+    return SyncOutcome(plan=plan, results=results, broken=broken, error=refusal)
 
 
-def _look(api: ConsulApi, *, prune: bool, revive: bool) -> tuple[dict[str, Any], str, Plan, Inventory]:
+def _look(api: ConsulApi, *, prune: bool, revive: Collection[str] = ()) -> tuple[dict[str, Any], str, Plan, Inventory]:
     owner = conf.owner
     observed = api.agent_instances()
     inventory = read_inventory(observed, revive=revive)
@@ -171,7 +176,7 @@ def _record_run(
         deregistered=done.count(Action.DEREGISTER),
         failed=len(outcome.failures),
         message=mirror.storable(message),
-        items=[result.as_dict() for result in outcome.results],
+        items=mirror.storable([result.as_dict() for result in outcome.results]),
     )
 
 

@@ -10,8 +10,10 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
+from registry_admin.errors import StoreUnavailableError
 from registry_admin.inventory.models import Instance, Service
 from registry_admin.inventory.services import database_errors
+from registry_admin.reconcile.rendering import visible
 
 
 class Command(BaseCommand):
@@ -28,28 +30,32 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """All or nothing; raises CommandError that names the argument."""
-        with database_errors(), transaction.atomic():
-            if options["if_empty"] and Service.objects.exists():
-                self.stderr.write("The inventory isn't empty: nothing was declared.")
-                return
-            for text in options["services"]:
-                try:
-                    self._declare(text)
-                except (ValidationError, ValueError) as error:
-                    reasons = "; ".join(error.messages) if isinstance(error, ValidationError) else str(error)
-                    raise CommandError(f"{text}: {reasons}") from error
+        try:
+            with database_errors(), transaction.atomic():
+                if options["if_empty"] and Service.objects.exists():
+                    self.stderr.write("The inventory isn't empty: nothing was declared.")
+                    return
+                for text in options["services"]:
+                    self._declare_or_complain(text)
+        except StoreUnavailableError as error:
+            raise CommandError(visible(str(error))) from error
+
+    def _declare_or_complain(self, text: str) -> None:
+        try:
+            self._declare(text)
+        except (ValidationError, ValueError) as error:
+            reasons = "; ".join(error.messages) if isinstance(error, ValidationError) else str(error)
+            raise CommandError(visible(f"{text}: {reasons}")) from error
 
     def _declare(self, text: str) -> None:
         name, equals, places = text.partition("=")
         if not equals or not places:
             raise ValueError("give NAME=ADDRESS:PORT")
         is_tcp = places.startswith("tcp://")
-        service, is_new = Service.objects.get_or_create(
-            name=name, defaults={"check_kind": Service.Check.TCP if is_tcp else Service.Check.HTTP}
-        )
-        if not is_new:
-            self.stderr.write(f"{name} is declared already: left as it is.")
+        if Service.objects.filter(name__iexact=name).exists():
+            self.stderr.write(f"{visible(name)} is declared already: left as it is.")
             return
+        service = Service.objects.create(name=name, check_kind=Service.Check.TCP if is_tcp else Service.Check.HTTP)
         for place in places.split(","):
             parts = urlsplit(place if "://" in place else f"//{place}")
             instance = Instance(service=service, address=parts.hostname or "", port=parts.port or 0)

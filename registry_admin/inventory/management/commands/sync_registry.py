@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from django.core.management.base import BaseCommand, CommandError
 from django.db import close_old_connections
 
-from registry_admin.errors import RegistryError, UnsafePlanError
+from registry_admin.errors import NoSuchServiceError, RegistryError, UnsafePlanError
 from registry_admin.inventory import services
 from registry_admin.inventory.conf import conf, consul_api
 from registry_admin.inventory.models import ObservedInstance, Service, SyncRun
@@ -82,8 +82,8 @@ class Command(BaseCommand):
             known |= set(ObservedInstance.objects.filter(service_name__in=names).values_list("service_name", flat=True))
         unknown = sorted(set(names) - known)
         if unknown:
-            raise CommandError(
-                f"No such service, neither declared nor seen in Consul: {', '.join(map(visible, unknown))}"
+            raise NoSuchServiceError(
+                unknown[0], f"No such service, neither declared nor seen in Consul: {', '.join(unknown)}"
             )
         return frozenset(names)
 

@@ -12,6 +12,7 @@ document.addEventListener("DOMContentLoaded", () => {
       try {
         const headers = etag ? { "If-None-Match": etag } : {};
         const reply = await fetch(pane.dataset.url, { headers, redirect: "error" });
+        if (!reply.ok && reply.status !== 304) throw new Error(reply.statusText);
         if (reply.status === 200) {
           etag = reply.headers.get("ETag") || "";
           const folds = opened();
