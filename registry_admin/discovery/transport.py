@@ -103,13 +103,16 @@ class _TimedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock = sock
         self._raw = raw
+        self.ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(_flight.get().remaining())
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        self.ended = self.ended or count == 0
+        return count
 
     def close(self) -> None:
         self._raw.close()
@@ -119,7 +122,14 @@ class _TimedReader(io.RawIOBase):
 class _TimedReply(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach()))
+        self._reader = _TimedReader(sock, self.fp.detach())
+        self.fp = io.BufferedReader(self._reader)
+
+    def begin(self) -> None:
+        """Reads the head. The standard library takes a truncated or malformed one for a whole one."""
+        super().begin()
+        if self._reader.ended or self.msg.defects:
+            raise http.client.IncompleteRead(b"")
 
 
 class _TimedConnection(HTTPConnection):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 import time
 from collections.abc import AsyncGenerator
@@ -18,6 +19,7 @@ from registry_admin.discovery.request import CallRequest
 from registry_admin.discovery.transport import CONNECT_TIMEOUT_S, KEPT_ALIVE_S
 
 _CONNECTIONS_PER_INSTANCE = 100  # a limit over all of them would let one frozen instance starve the others
+_LARGE = 1024 * 1024  # bytes; written at once they would hold up the event loop
 _NOTHING_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -51,7 +53,7 @@ class AsyncTransport:
             prepared.method or "GET",
             yarl.URL(prepared.url or "", encoded=True),
             headers=dict(prepared.headers),
-            data=prepared.body,
+            data=_in_parts(prepared.body),
             allow_redirects=False,
             skip_auto_headers=_NOTHING_ADDED,
         ) as reply:
@@ -110,3 +112,7 @@ class AsyncTransport:
         self._forget(loop)
         if keeper is not None:
             await keeper.aclose()
+
+
+def _in_parts(body: object) -> object:
+    return io.BytesIO(body) if isinstance(body, bytes) and len(body) > _LARGE else body

@@ -1,0 +1,72 @@
+"""A service that says exactly what a test tells it to, byte by byte, as a hostile one would."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+
+class RawService:
+    """Reads a request's head, then gives the connection to `answer`. `requests` counts the heads that came."""
+
+    def __init__(self, answer: Callable[[socket.socket], None] | bytes) -> None:
+        self._answer = answer
+        self.requests = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=32)
+        self.host, self.port = self._listener.getsockname()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.settimeout(30)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                part = connection.recv(65536)
+                if not part:
+                    return
+                head += part
+            self.requests += 1
+            if isinstance(self._answer, bytes):
+                connection.sendall(self._answer)
+            else:
+                self._answer(connection)
+
+
+def trickle(head: bytes, *, count: int = 300, every: float = 0.1) -> Callable[[socket.socket], None]:
+    """Sends `head`, then `count` bytes one at a time: a reply that would end, but long after any deadline."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head)
+        for _ in range(count):
+            connection.sendall(b"x")
+            time.sleep(every)
+        connection.sendall(b"\r\n\r\n")
+
+    return answer
+
+
+def endless(head: bytes) -> Callable[[socket.socket], None]:
+    """Sends `head`, then zeros until nobody listens any more."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(bytes(65536))
+
+    return answer
