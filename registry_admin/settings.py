@@ -8,7 +8,7 @@ from pathlib import Path
 
 import environ
 
-env = environ.Env()
+env = environ.FileAwareEnv()  # with NAME_FILE set, NAME is read from that file: for passwords in containers
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = env.bool("DJANGO_DEBUG", default=False)
