@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -61,6 +62,21 @@ class ConsulAgent:
     def env(self) -> dict[str, str]:
         """For processes that read Consul's own variables, Consul's command line included."""
         return {"CONSUL_HTTP_ADDR": self.url} | ({"CONSUL_HTTP_TOKEN": self.token} if self.token else {})
+
+    @functools.cached_property
+    def version(self) -> tuple[int, int]:
+        """`(1, 17)`"""
+        said = self.command("version")
+        found = re.search(r"v(\d+)\.(\d+)", said)
+        assert found, f"what Consul is this? {said}"
+        return int(found[1]), int(found[2])
+
+    def command(self, *arguments: str | Path, cwd: Path | None = None) -> str:
+        """Runs Consul's own command line and returns what it says."""
+        called = [self._binary, *arguments]
+        return subprocess.run(
+            called, stdout=subprocess.PIPE, text=True, check=True, cwd=cwd, env=os.environ | self.env
+        ).stdout
 
     @property
     def pid(self) -> int:
@@ -125,11 +141,7 @@ class ConsulAgent:
     def _configure(self) -> None:
         names = ["http", "server", "serf_lan", "serf_wan"]
         ports = dict(zip(names, free_ports(len(names)), strict=True)) | {"dns": -1, "grpc": -1}
-        version = subprocess.run([self._binary, "version"], stdout=subprocess.PIPE, text=True, check=True).stdout
-        found = re.search(r"v(\d+)\.(\d+)", version)
-        assert found, f"what Consul is this? {version}"
-        major_minor = (int(found[1]), int(found[2]))
-        if major_minor >= (1, 14):
+        if self.version >= (1, 14):
             ports["grpc_tls"] = -1
         settings: dict[str, Any] = {
             "bind_addr": self.host,
@@ -138,7 +150,7 @@ class ConsulAgent:
             "log_level": "warn",
         }
         if self.management_token:
-            first = "initial_management" if major_minor >= (1, 11) else "master"
+            first = "initial_management" if self.version >= (1, 11) else "master"
             tokens = {first: self.management_token, "agent": self.management_token}
             settings["acl"] = {"enabled": True, "default_policy": "deny", "tokens": tokens}
         own_ports = self._settings.get("ports", {})
