@@ -1,0 +1,131 @@
+"""The rules of blocking queries, with a scripted reader: a real agent can't be made to let its index run backwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+
+from registry_admin.consul.api import Reply
+from registry_admin.consul.watch import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, SHORTEST_CYCLE_S, watch
+from registry_admin.errors import ConsulUnavailableError
+
+AWAY = ConsulUnavailableError("away")
+
+
+class Stop(threading.Event):
+    """Notes how long the watch wanted to wait, and doesn't wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0)
+        return self.is_set()
+
+
+class Script:
+    """A reader that answers as it is told, then stops the watch; `took_s` passes on the clock with each answer."""
+
+    def __init__(self, answers: Iterable[int | ConsulUnavailableError], *, took_s: float = 0.0) -> None:
+        self.answers = list(answers)
+        self.took_s = took_s
+        self.asked: list[int] = []
+        self.waits_asked_for: set[float] = set()
+        self.now = 0.0
+        self.stop = Stop()
+        self.errors: list[float] = []
+
+    def read(self, index: int, wait_s: float) -> Reply[int]:
+        self.asked.append(index)
+        self.waits_asked_for.add(wait_s)
+        answer = self.answers.pop(0)
+        self.now += self.took_s
+        if not self.answers:
+            self.stop.set()
+        if isinstance(answer, ConsulUnavailableError):
+            raise answer
+        return Reply(data=answer, index=answer, known_leader=True, filtered_by_acls=False)
+
+    def run(self, *, random_share: float = 1.0) -> list[int]:
+        replies = watch(
+            self.read,
+            stop=self.stop,
+            on_error=lambda _error, pause: self.errors.append(pause),
+            wait_s=60,
+            random_share=lambda: random_share,
+            clock=lambda: self.now,
+        )
+        return [reply.data for reply in replies]
+
+
+def test_each_change_is_yielded_once_and_asked_for_from_where_the_last_one_was():
+    script = Script([7, 7, 8, 8, 8, 9], took_s=60)
+    assert script.run() == [7, 8, 9]
+    assert script.asked == [0, 7, 7, 8, 8, 8]
+    assert script.waits_asked_for == {60}
+
+
+def test_an_index_that_goes_backwards_starts_again_from_nothing():
+    script = Script([90, 100, 3, 4], took_s=1)
+    assert script.run() == [90, 100, 3, 4]
+    assert script.asked == [0, 90, 100, 0]
+
+
+def test_without_an_index_it_is_asked_once_a_second_and_no_busier():
+    script = Script([0, 0, 0])
+    assert script.run() == [0, 0, 0]
+    assert script.asked == [0, 0, 0]
+    assert script.stop.waits == [FIRST_BACKOFF_S] * 3
+
+
+def test_an_index_that_moves_all_the_time_is_no_busy_loop():
+    script = Script([1, 2, 3])
+    script.run()
+    assert script.stop.waits == [SHORTEST_CYCLE_S] * 3
+
+
+def test_a_reply_that_took_its_time_is_followed_at_once():
+    script = Script([1, 2, 3], took_s=60)
+    script.run()
+    assert script.stop.waits == []
+
+
+def test_failures_make_growing_pauses_up_to_half_a_minute():
+    script = Script([AWAY] * 8)
+    assert script.run() == []
+    assert script.errors == script.stop.waits
+    assert script.errors == [1, 2, 4, 8, 16, LONGEST_BACKOFF_S, LONGEST_BACKOFF_S, LONGEST_BACKOFF_S]
+
+
+def test_the_pauses_are_jittered_between_half_and_whole():
+    calm, hasty = Script([AWAY] * 6), Script([AWAY] * 6)
+    calm.run(random_share=1.0)
+    hasty.run(random_share=0.0)
+    assert hasty.errors == [pause / 2 for pause in calm.errors]
+    assert all(earlier < later for earlier, later in pairwise(hasty.errors))
+
+
+def test_a_success_ends_the_growth_and_what_may_have_been_missed_is_yielded():
+    script = Script([5, AWAY, AWAY, 5, AWAY, 5], took_s=2)
+    assert script.run() == [5, 5, 5]
+    assert script.errors == [1, 2, 1]
+    assert script.asked == [0, 5, 0, 0, 5, 0]
+
+
+def test_a_watch_that_is_stopped_before_it_begins_asks_nothing():
+    script = Script([1])
+    script.stop.set()
+    assert script.run() == []
+    assert script.asked == []
+
+
+def test_another_fault_than_consul_s_is_not_swallowed():
+    def read(_index: int, _wait_s: float) -> Reply[int]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        next(watch(read, stop=threading.Event()))
