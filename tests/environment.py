@@ -65,6 +65,6 @@ def start_postgres(config: pytest.Config) -> str:
 
         folder = Path(tempfile.mkdtemp(prefix="registry-admin-test-postgres-"))
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        url = str(embedded_postgres.start(folder))
+        url = embedded_postgres.start(folder, durable=False)
     config.add_cleanup(lambda: embedded_postgres.stop(folder))
     return url

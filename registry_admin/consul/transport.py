@@ -129,8 +129,10 @@ class Transport(consul.base.HTTPClient):
         code = response.status_code
         if code == 500 and _MEANS_NOT_FOUND.match(text):
             code = 404
+        token = sent_headers.get(TOKEN_HEADER) or self._config.token
+        if code >= 300 and token:
+            text = text.replace(token, "(token)")  # a proxy's error page may show the request that it got
         if code >= 300 and code != 404:
-            token = sent_headers.get(TOKEN_HEADER) or self._config.token
             raise _error_for(code, text, what=f"{method} {_shown(path)}", where=self.base_uri, token=token)
         return consul.base.Response(code, response.headers, body if raw else text)
 
@@ -204,8 +206,6 @@ def _what_happened(error: Exception) -> str:
 def _error_for(
     status: int, text: str, *, what: str, where: str, token: str | None
 ) -> ConsulUnavailableError | ConsulRefusedError:
-    if token:
-        text = text.replace(token, "(token)")  # a proxy's error page may show the request that it got
     said = one_line(text) or "no reason given"
     if status in (401, 403):
         return ConsulPermissionError(
