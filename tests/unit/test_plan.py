@@ -96,8 +96,12 @@ def specs(ids: list[str]) -> st.SearchStrategy[ServiceSpec]:
 
 def declarations(ids: list[str] = IDS) -> st.SearchStrategy[list[Declared]]:
     one = st.builds(
-        Declared, spec=specs(ids), enabled=st.booleans(), claimed=st.booleans(), departed=st.sampled_from([False] * 3 + [True])
-    )  # fmt: skip
+        Declared,
+        spec=specs(ids),
+        enabled=st.booleans(),
+        claimed=st.booleans(),
+        departed=st.sampled_from([False, False, False, True]),
+    )
     return st.lists(one, max_size=6, unique_by=lambda declared: declared.spec.id.lower())
 
 
