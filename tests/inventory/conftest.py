@@ -1,0 +1,132 @@
+"""Django on a real database, and the shared Consul agent as the product finds it: by its environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from registry_admin.consul import ConsulApi, ServiceRegistry
+from registry_admin.inventory import services
+from registry_admin.inventory.models import Instance, Service, SyncRun
+from registry_admin.inventory.services import SyncOutcome
+from tests.parts import ConsulAgent, free_port
+
+OWNER = "registry-admin"
+
+
+@pytest.fixture(autouse=True)
+def _no_collected_static_files(settings, tmp_path_factory) -> None:
+    """The pages are tested as in production, but nobody has run collectstatic."""
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    }
+    settings.STATIC_ROOT = str(tmp_path_factory.mktemp("static"))
+
+
+@pytest.fixture(autouse=True)
+def _no_consul_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that says nothing of Consul finds none: a sync that it didn't mean is an error that can be seen."""
+    if "consul" not in request.fixturenames:
+        monkeypatch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_port()}")
+
+
+@pytest.fixture
+def consul(consul_agent: ConsulAgent, registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch) -> ConsulApi:
+    """The product's Consul is the shared agent; this is another connection to it, to look and to meddle."""
+    for name, value in consul_agent.env.items():
+        monkeypatch.setenv(name, value)
+    return registry.api
+
+
+@pytest.fixture
+def use_consul(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`use_consul(agent_or_proxy)`: the product's Consul is this from now on."""
+
+    def use(where: Any) -> None:
+        monkeypatch.setenv("CONSUL_HTTP_ADDR", f"{where.host}:{where.port}")
+
+    return use
+
+
+@pytest.fixture
+def declare() -> Callable[..., Service]:
+    """`declare("api", 8001, 8002, tags=[…])`: a saved service without checks, with an instance at each port."""
+
+    def make(name: str = "api", *ports: int, **fields: Any) -> Service:
+        service = Service.objects.create(**{"name": name, "check_kind": Service.Check.NONE} | fields)
+        for port in ports:
+            Instance.objects.create(service=service, address="127.0.0.1", port=port)
+        return service
+
+    return make
+
+
+@pytest.fixture
+def sync() -> Callable[..., SyncOutcome]:
+    """`sync(only=[…], …)`: one pass as the command makes it."""
+
+    def one_pass(**options: Any) -> SyncOutcome:
+        return services.sync(**{"trigger": SyncRun.Trigger.COMMAND} | options)
+
+    return one_pass
+
+
+@pytest.fixture
+def count_queries() -> Callable[[Callable[[], Any]], list[str]]:
+    """`count_queries(action)`: the SQL statements that it ran, without those that only begin or end transactions."""
+
+    def count(action: Callable[[], Any]) -> list[str]:
+        with CaptureQueriesContext(connection) as queries:
+            action()
+        return [
+            query["sql"]
+            for query in queries
+            if not query["sql"].startswith(("SAVEPOINT", "RELEASE", "BEGIN", "COMMIT", "SELECT 1"))
+        ]
+
+    return count
+
+
+@pytest.fixture
+def make_user(db) -> Callable[..., User]:
+    """`make_user("view_service", …)`: a member of staff with these permissions; `superuser=True` for all of them."""
+
+    def make(*permissions: str, name: str = "ada", staff: bool = True, superuser: bool = False) -> User:
+        user = User.objects.create_user(name, password="secret", is_staff=staff, is_superuser=superuser)
+        for codename in permissions:
+            user.user_permissions.add(Permission.objects.get(codename=codename))
+        return user
+
+    return make
+
+
+@pytest.fixture
+def client_of() -> Callable[[User], Client]:
+    """`client_of(user)`: a client that is logged in as this user."""
+
+    def make(user: User) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return make
+
+
+@pytest.fixture
+def operator(make_user, client_of) -> Client:
+    """A client logged in as a superuser."""
+    return client_of(make_user(name="operator", superuser=True))
+
+
+@pytest.fixture
+def agent_restarting(make_agent, use_consul) -> Iterator[ConsulAgent]:
+    """The product's Consul is an agent of this test's own, that may be stopped, started and frozen."""
+    agent = make_agent()
+    use_consul(agent)
+    return agent
