@@ -1,0 +1,304 @@
+"""One registration however many workers a server has, through everything that happens to them: with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.parts import ConsulAgent, FlakyProxy, HttpService, ReceivedRequest, free_port, wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+WSGI, ASGI = "research_stub.main:application", "backend_stub.main:app"
+UVICORN = ["-k", "uvicorn_worker.UvicornWorker"]
+KINDS = {"sync": (WSGI, []), "gthread": (WSGI, ["-k", "gthread", "--threads", "2"]), "uvicorn": (ASGI, UVICORN)}
+
+
+@dataclass
+class Server:
+    """A server process under test, and what it and its workers have said to Consul."""
+
+    process: subprocess.Popen[bytes]
+    service_id: str
+    consul: ConsulAgent
+    heard: HttpService
+    log: Path
+
+    def is_registered(self) -> bool:
+        return self.service_id in self.consul.request("GET", "/v1/agent/services")
+
+    def count(self, verb: str) -> int:
+        """How often Consul was asked to `register` or `deregister`."""
+        paths = [request.path for request in list(self.heard.requests) if request.method == "PUT"]
+        return sum(path.startswith(f"/v1/agent/service/{verb}") for path in paths)
+
+    def workers(self) -> set[int]:
+        pid = self.process.pid
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def answers(self) -> bool:
+        port = self.service_id.rpartition("-")[2]
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/health", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+
+@pytest.fixture
+def listening_consul(consul_agent: ConsulAgent, http_service: Callable[..., HttpService]) -> Iterator[HttpService]:
+    """Consul behind a server that writes down what it is asked."""
+
+    def pass_on(handler: BaseHTTPRequestHandler, request: ReceivedRequest) -> None:
+        reply = requests.request(request.method, consul_agent.url + request.path, data=request.body, timeout=10)
+        handler.send_response(reply.status_code)
+        for name in ("Content-Type", "X-Consul-Index"):
+            if name in reply.headers:
+                handler.send_header(name, reply.headers[name])
+        handler.send_header("Content-Length", str(len(reply.content)))
+        handler.end_headers()
+        handler.wfile.write(reply.content)
+
+    yield http_service(answer=pass_on)
+    consul_agent.forget_services()
+
+
+@pytest.fixture
+def serve(consul_agent: ConsulAgent, listening_consul: HttpService, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """`serve("gunicorn", "-w", "4", app)`: starts it on a free port, given to it as `{port}` in its arguments."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, name: str = "module", environ: dict[str, str] | None = None) -> Server:
+            port = free_port()
+            log = tmp_path / f"{port}.log"
+            own = {"SERVICE_NAME": name, "SERVICE_PORT": str(port), "CONSUL_HTTP_ADDR": listening_consul.url}
+            command = [sys.executable, "-m", *(argument.format(port=port) for argument in arguments)]
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=os.environ | own | (environ or {}), stdout=output, stderr=output
+                )
+            stack.callback(_end, process)
+            return Server(process, f"{name}-127.0.0.1-{port}", consul_agent, listening_consul, log)
+
+        yield start
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def gunicorn(kind: str, *, workers: int = 4, preload: bool = False) -> list[str]:
+    application, options = KINDS[kind]
+    options = [*options, *(["--preload"] if preload else [])]
+    return ["gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "-w", str(workers), *options, application]
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_four_workers_are_one_registration_from_start_to_stop(
+    serve: Callable[..., Server], kind: str, preload: bool
+) -> None:
+    server = serve(*gunicorn(kind, preload=preload))
+    wait_until(server.is_registered, 30, "the registration")
+    wait_until(server.answers, 30, "an answer")
+    first = wait_until(lambda: len(found := server.workers()) == 4 and found, 30, "four workers")
+
+    server.process.send_signal(signal.SIGHUP)
+    second = wait_until(
+        lambda: len(found := server.workers()) == 4 and not found & first and found, 30, "four new workers"
+    )
+    wait_until(server.answers, 30, "an answer after the reload")
+
+    os.kill(next(iter(second)), signal.SIGKILL)
+    wait_until(lambda: len(found := server.workers()) == 4 and found != second, 30, "the killed worker's successor")
+    wait_until(server.answers, 30, "an answer after a worker was killed")
+    assert server.is_registered()
+    assert (server.count("register"), server.count("deregister")) == (1, 0)
+
+    server.process.terminate()
+    server.process.wait(30)
+    assert not server.is_registered()
+    assert (server.count("register"), server.count("deregister")) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_worker_that_is_replaced_does_not_take_the_registration_along(
+    serve: Callable[..., Server], kind: str
+) -> None:
+    server = serve(*gunicorn(kind, workers=1))
+    wait_until(server.is_registered, 30, "the registration")
+    wait_until(server.answers, 30, "an answer")
+    (old,) = server.workers()
+    os.kill(old, signal.SIGTERM)
+    wait_until(lambda: server.workers() and old not in server.workers(), 30, "another worker")
+    wait_until(server.answers, 30, "an answer of the new worker")
+    assert server.count("deregister") == 0
+
+
+def test_killing_everything_leaves_it_to_consuls_check(serve: Callable[..., Server]) -> None:
+    server = serve(*gunicorn("sync", workers=2))
+    wait_until(server.is_registered, 30, "the registration")
+    pids = server.workers()
+    server.process.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    assert server.is_registered()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["uvicorn", ASGI],
+        ["uvicorn", "--workers", "2", ASGI],
+        ["uvicorn", "--interface", "wsgi", WSGI],
+        ["gunicorn", "--no-control-socket", "-k", "gthread", WSGI, "-b", "127.0.0.1:{port}"],
+    ],
+    ids=["uvicorn", "uvicorn with workers", "Django under uvicorn", "gunicorn"],
+)
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_any_server_deregisters_once_when_it_is_stopped(
+    serve: Callable[..., Server], arguments: list[str], stop: signal.Signals
+) -> None:
+    server = serve(*arguments, *([] if arguments[0] == "gunicorn" else ["--port", "{port}"]))
+    wait_until(server.is_registered, 30, "the registration")
+    wait_until(server.answers, 30, "an answer")
+    server.process.send_signal(stop)
+    server.process.wait(30)
+    wait_until(lambda: not server.is_registered(), 5, "the end of the registration")
+    assert (server.count("register"), server.count("deregister")) == (1, 1)
+
+
+def test_a_module_that_starts_while_consul_is_away_serves_and_registers_later(
+    serve: Callable[..., Server], flaky_proxy: Callable[..., FlakyProxy], listening_consul: HttpService
+) -> None:
+    proxy = flaky_proxy(listening_consul.host, listening_consul.port)
+    proxy.cut()
+    server = serve(*gunicorn("sync", workers=2), environ={"CONSUL_HTTP_ADDR": proxy.url})
+    wait_until(server.answers, 30, "an answer")
+    wait_until(lambda: "will register when Consul is back" in server.log.read_text(), 30, "a line in the log")
+    proxy.mend()
+    wait_until(server.is_registered, 30, "the registration")
+    wait_until(lambda: "is registered now" in server.log.read_text(), 30, "another line in the log")
+    assert server.count("register") == 1
+
+
+def test_a_job_that_a_serving_process_forks_has_no_part_in_the_registration(
+    consul_agent: ConsulAgent, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    script = (
+        "import os, pathlib, sys, time\n"
+        "from registry_admin.consul import CheckSpec\n"
+        "from registry_admin.discovery import registered\n"
+        "with registered('job', port=1234, check=CheckSpec(kind='none')) as started:\n"
+        "    assert started.wait(10)\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        pathlib.Path(sys.argv[1]).touch()\n"
+        "        time.sleep(60)\n"
+        "    while not pathlib.Path(sys.argv[1]).exists():\n"
+        "        time.sleep(0.01)\n"
+        "print(pid, flush=True)\n"
+    )
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, str(ready)]
+    with subprocess.Popen(command, env=os.environ | consul_agent.env, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        child = int(process.stdout.readline())
+        try:
+            process.wait(20)
+            assert "job-127.0.0.1-1234" not in consul_agent.request("GET", "/v1/agent/services")
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+# -- a Django project with registry_admin.autoregister ----------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> dict[str, str]:
+    """The environment for `python -m django` in a small project."""
+    (tmp_path / "site_urls.py").write_text(
+        "from django.http import HttpResponse\n"
+        "from django.urls import path\n"
+        "urlpatterns = [path('health', lambda request: HttpResponse('ok'))]\n"
+    )
+    (tmp_path / "site_settings.py").write_text(
+        "INSTALLED_APPS = ['django.contrib.contenttypes', 'django.contrib.auth', 'registry_admin.autoregister']\n"
+        f"DATABASES = {{'default': {{'ENGINE': 'django.db.backends.sqlite3', 'NAME': '{tmp_path / 'db.sqlite3'}'}}}}\n"
+        "DEBUG = True\n"
+        "ROOT_URLCONF = 'site_urls'\n"
+        "SECRET_KEY = 'only for a test'\n"
+        "USE_TZ = True\n"
+    )
+    return {"DJANGO_SETTINGS_MODULE": "site_settings", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+
+@pytest.mark.parametrize("reloader", [True, False], ids=["with its reloader", "without reloader"])
+def test_runserver_is_registered_once(
+    serve: Callable[..., Server], project: dict[str, str], reloader: bool, tmp_path: Path
+) -> None:
+    options = [] if reloader else ["--noreload"]
+    server = serve("django", "runserver", "127.0.0.1:{port}", *options, environ=project)
+    wait_until(server.is_registered, 30, "the registration")
+    assert server.count("register") == 1
+    for pid in server.workers() or {server.process.pid}:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not server.is_registered(), 15, "the end of the registration")
+    assert server.count("deregister") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["migrate"], ["test"], ["check"], ["shell", "-c", "print(1)"], ["diffsettings"]],
+    ids=lambda command: command[0],
+)
+def test_commands_register_nothing(
+    project: dict[str, str], http_service: Callable[..., HttpService], command: list[str], tmp_path: Path
+) -> None:
+    # Everything it would need to register: it is called as the service, and the service answers.
+    module, consul = http_service(), http_service()
+    own = {"SERVICE_NAME": "module", "SERVICE_PORT": str(module.port), "CONSUL_HTTP_ADDR": consul.url}
+    run = [sys.executable, "-m", "django", *command]
+    subprocess.run(run, env=os.environ | project | own, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert not module.requests
+    assert not consul.requests
+
+
+def test_a_wrong_setting_is_named_by_the_system_check(project: dict[str, str], tmp_path: Path) -> None:
+    with (tmp_path / "site_settings.py").open("a") as settings:
+        settings.write("REGISTRY_AUTOREGISTER = {'PORT': '80', 'TAGS': ['a,b'], 'NAME': 'good'}\n")
+    run = [sys.executable, "-m", "django", "check"]
+    done = subprocess.run(
+        run, env=os.environ | project, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "autoregister.E003" in done.stderr
+    assert "autoregister.E004" in done.stderr
+    assert "autoregister.E001" not in done.stderr
+
+
+def test_settings_come_before_the_environment(
+    serve: Callable[..., Server], project: dict[str, str], consul_agent: ConsulAgent, tmp_path: Path
+) -> None:
+    with (tmp_path / "site_settings.py").open("a") as settings:
+        settings.write("REGISTRY_AUTOREGISTER = {'NAME': 'named-by-settings', 'TAGS': ['blue'], 'ID': 'by-settings'}\n")
+    serve("django", "runserver", "127.0.0.1:{port}", "--noreload", environ=project | {"SERVICE_TAGS": "green"})
+    found = wait_until(
+        lambda: consul_agent.request("GET", "/v1/agent/services").get("by-settings"), 30, "the registration"
+    )
+    assert (found["Service"], found["Tags"]) == ("named-by-settings", ["blue"])
