@@ -15,7 +15,7 @@ def whole_number(name: str, default: int) -> int:
     return int(text)
 
 
-class QuietLogger(Logger):
+class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Leaves the probes out of the access log: Consul and compose ask every few seconds."""
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> None:
