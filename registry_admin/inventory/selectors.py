@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from django.db.models import Q
 from django.utils import timezone
 
+from registry_admin.consul import validation
 from registry_admin.consul.types import ServiceInstance
 from registry_admin.errors import InvalidValueError
 from registry_admin.inventory.conf import conf
@@ -42,6 +43,7 @@ def read_inventory(observed: Mapping[str, ServiceInstance], *, revive: Collectio
     for consul_id, row in rows.items():
         try:
             spec = row.spec()
+            validation.service_id(consul_id)
         except (InvalidValueError, TypeError, ValueError) as error:
             broken[consul_id] = str(error)
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from registry_admin.consul import ConsulApi, ServiceRegistry
 from registry_admin.inventory import services
 from registry_admin.inventory.models import Instance, Service, SyncRun
 from registry_admin.inventory.services import SyncOutcome
-from tests.parts import ConsulAgent, free_port
+from tests.parts import ConsulAgent, FlakyProxy, free_port
 
 OWNER = "registry-admin"
 
@@ -52,6 +52,19 @@ def use_consul(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setenv("CONSUL_HTTP_ADDR", f"{where.host}:{where.port}")
 
     return use
+
+
+@pytest.fixture
+def proxied_consul(
+    consul: ConsulApi,
+    consul_agent: ConsulAgent,
+    flaky_proxy: Callable[..., FlakyProxy],
+    use_consul: Callable[..., None],
+) -> FlakyProxy:
+    """The product reaches the shared agent through this proxy, which can be cut; `consul` goes past it."""
+    proxy = flaky_proxy(consul_agent.host, consul_agent.port)
+    use_consul(proxy)
+    return proxy
 
 
 @pytest.fixture
@@ -125,8 +138,8 @@ def operator(make_user, client_of) -> Client:
 
 
 @pytest.fixture
-def agent_restarting(make_agent, use_consul) -> Iterator[ConsulAgent]:
-    """The product's Consul is an agent of this test's own, that may be stopped, started and frozen."""
+def own_agent(make_agent: Callable[..., ConsulAgent], use_consul: Callable[..., None]) -> ConsulAgent:
+    """The product's Consul is an agent of this test's own, to be stopped, frozen and filled with what never goes."""
     agent = make_agent()
     use_consul(agent)
     return agent

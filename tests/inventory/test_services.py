@@ -1,0 +1,628 @@
+"""Syncing: a real agent on one side, a real database on the other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from registry_admin.consul import CheckKind, CheckSpec, ServiceSpec
+from registry_admin.consul.types import META_DIGEST, META_OWNER, META_SELF
+from registry_admin.errors import ConsulUnavailableError, StoreUnavailableError, UnsafePlanError
+from registry_admin.inventory import services
+from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service, SyncRun, SyncStatus
+from registry_admin.inventory.selectors import freshness, service_pane
+from tests.inventory.conftest import OWNER
+from tests.parts import free_port, wait_until
+
+pytestmark = pytest.mark.django_db
+
+NO_CHECK = CheckSpec(kind=CheckKind.NONE)
+
+
+def spec(instance_id: str = "stranger", **fields) -> ServiceSpec:
+    return ServiceSpec(
+        **{"name": "foreign", "address": "127.0.0.1", "port": 9, "id": instance_id, "check": NO_CHECK} | fields
+    )
+
+
+def statuses() -> dict[str, str]:
+    return dict(Instance.objects.values_list("consul_id", "sync_status"))
+
+
+def done(outcome) -> list[tuple[str, str]]:
+    assert all(result.ok for result in outcome.results), outcome.failures
+    return [(str(result.item.action), result.item.id) for result in outcome.results]
+
+
+# -- making Consul match ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_declared_is_registered_and_a_second_pass_changes_nothing(consul, declare, sync):
+    declare("api", 8001, 8002, tags=["v1"], meta={"team": "blue"})
+    outcome = sync()
+    assert outcome.ok
+    assert done(outcome) == [("register", "api-127.0.0.1-8001"), ("register", "api-127.0.0.1-8002")]
+    found = consul.agent_instances()["api-127.0.0.1-8001"]
+    assert (found.tags, found.own_meta, found.owner) == (("v1",), {"team": "blue"}, OWNER)
+    assert set(statuses().values()) == {SyncStatus.SYNCED}
+    service = Service.objects.get()
+    assert (service.sync_status, service.health) == ("synced", "passing")
+    assert sync().results == ()
+    assert SyncRun.objects.count() == 1
+
+
+def test_a_pass_that_changes_nothing_writes_nothing_but_that_it_looked(consul, declare, sync, count_queries):
+    declare("api", 8001, 8002)
+    consul.register(spec(), marks={})
+    sync()
+    sync()
+    writes = [sql for sql in count_queries(sync) if not sql.startswith("SELECT")]
+    assert len(writes) == 1
+    assert "inventory_consulcontact" in writes[0]
+
+
+def test_a_changed_declaration_is_updated_field_by_field_and_recorded(consul, declare, sync):
+    service = declare("api", 8001)
+    sync()
+    service.tags = ["new"]
+    service.save()
+    assert done(sync()) == [("update", "api-127.0.0.1-8001")]
+    assert consul.agent_instances()["api-127.0.0.1-8001"].tags == ("new",)
+    run = SyncRun.objects.first()
+    assert (run.outcome, run.updated) == ("done", 1)
+    assert run.items[0]["changes"] == [{"field": "tags", "before": [], "after": ["new"]}]
+
+
+def test_what_is_deleted_is_taken_out_and_its_mirror_row_too(consul, declare, sync):
+    declare("api", 8001)
+    declare("web", 8002)
+    sync()
+    Service.objects.get(name="api").delete()
+    assert done(sync()) == [("deregister", "api-127.0.0.1-8001")]
+    assert consul.agent_instances().keys() == {"web-127.0.0.1-8002"}
+    assert set(ObservedInstance.objects.values_list("consul_id", flat=True)) == {"web-127.0.0.1-8002"}
+
+
+@pytest.mark.parametrize("what", ["service", "instance"])
+def test_what_is_disabled_is_taken_out_and_kept_here(consul, declare, sync, what):
+    declare("api", 8001)
+    sync()
+    (Service if what == "service" else Instance).objects.update(enabled=False)
+    assert done(sync()) == [("deregister", "api-127.0.0.1-8001")]
+    assert consul.agent_instances() == {}
+    assert statuses() == {"api-127.0.0.1-8001": SyncStatus.DISABLED}
+    assert sync().results == ()
+    (Service if what == "service" else Instance).objects.update(enabled=True)
+    assert done(sync()) == [("register", "api-127.0.0.1-8001")]
+
+
+def test_a_renamed_service_keeps_its_instances(consul, declare, sync):
+    service = declare("old", 8001)
+    sync()
+    service.name = "new"
+    service.save()
+    assert done(sync(only={"new"})) == [("update", "old-127.0.0.1-8001")]
+    assert consul.agent_instances()["old-127.0.0.1-8001"].service == "new"
+
+
+def test_a_moved_instance_is_registered_at_its_new_place_and_taken_out_at_the_old_one(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    instance = Instance.objects.get()
+    instance.port = 8002
+    instance.save()
+    assert sorted(done(sync(only={"api"}))) == [
+        ("deregister", "api-127.0.0.1-8001"),
+        ("register", "api-127.0.0.1-8002"),
+    ]
+
+
+def test_an_agent_that_lost_everything_has_it_all_back_after_one_pass(own_agent, declare, sync):
+    declare("api", *range(8001, 8021))
+    sync()
+    own_agent.stop()
+    own_agent.start()
+    assert own_agent.request("GET", "/v1/agent/services") == {}
+    outcome = sync()
+    assert outcome.plan.summary == "Plan: 20 to register, 0 to update, 0 to deregister, 0 left alone"
+    assert len(own_agent.request("GET", "/v1/agent/services")) == 20
+    assert {result.item.reason for result in outcome.results} == {"not in Consul any more"}
+
+
+def test_what_was_edited_by_hand_is_put_right_and_the_history_says_what_it_was(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    consul.register(spec("api-127.0.0.1-8001", name="api", port=8001, tags=("by-hand",)), marks={META_OWNER: OWNER})
+    assert done(sync()) == [("update", "api-127.0.0.1-8001")]
+    assert consul.agent_instances()["api-127.0.0.1-8001"].tags == ()
+    assert SyncRun.objects.first().items[0]["changes"] == [{"field": "tags", "before": ["by-hand"], "after": []}]
+
+
+def test_what_was_removed_by_hand_is_put_back(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    consul.deregister("api-127.0.0.1-8001")
+    assert done(sync()) == [("register", "api-127.0.0.1-8001")]
+
+
+def test_our_mark_taken_off_by_hand_is_put_back(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    body = Instance.objects.get().spec()
+    consul.register(body, marks={})
+    assert done(sync()) == [("update", "api-127.0.0.1-8001")]
+    assert consul.agent_instances()["api-127.0.0.1-8001"].owner == OWNER
+
+
+# -- what isn't ours --------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_is_unmanaged_and_survives_every_sync_and_prune(consul, consul_agent, declare, sync):
+    consul_agent.request("PUT", "/v1/agent/service/register", body={"ID": "theirs", "Name": "theirs", "Port": 1})
+    consul.register(spec("another-s"), marks={META_OWNER: "another-inventory"})
+    before = consul.agent_instances()
+    declare("api", 8001)
+    sync()
+    sync(force=True, prune=True)
+    sync(only={"theirs", "foreign", "api"}, force=True)
+    Service.objects.all().delete()
+    sync(force=True, prune=True)
+    assert consul.agent_instances() == before
+    seen = {row.consul_id: (row.sync_status, row.sync_reason) for row in ObservedInstance.objects.all()}
+    assert seen == {
+        "theirs": ("unmanaged", "registered by someone else and not declared"),
+        "another-s": ("unmanaged", "owned by 'another-inventory'"),
+    }
+
+
+def test_a_stranger_with_a_declared_id_is_left_as_it_is_and_the_difference_is_shown(consul, declare, sync):
+    consul.register(spec("api-127.0.0.1-8001", name="theirs"), marks={})
+    declare("api", 8001)
+    outcome = sync()
+    assert outcome.results == ()
+    assert consul.agent_instances()["api-127.0.0.1-8001"].service == "theirs"
+    row = Instance.objects.get()
+    assert (row.sync_status, row.claimed) == ("out_of_sync", False)
+    assert {"field": "port", "before": 9, "after": 8001} in row.differences
+
+
+@pytest.mark.parametrize("what", ["service", "instance"])
+def test_a_stranger_that_takes_the_id_of_what_was_disabled_here_is_not_removed(consul, declare, sync, what):
+    declare("api", 8001)
+    sync()
+    (Service if what == "service" else Instance).objects.update(enabled=False)
+    sync()
+    consul.register(spec("api-127.0.0.1-8001", name="theirs"), marks={})
+    assert sync().results == ()
+    assert consul.agent_instances().keys() == {"api-127.0.0.1-8001"}
+
+
+def test_a_stranger_that_has_the_id_that_ours_is_changed_to_is_not_overwritten(consul, declare, sync):
+    consul.register(spec("theirs"), marks={})
+    declare("api", 8001)
+    declare("web", 8002)
+    sync()
+    instance = Instance.objects.get(service__name="api")
+    assert instance.claimed
+    instance.consul_id = "theirs"
+    instance.save()
+    assert done(sync()) == [("deregister", "api-127.0.0.1-8001")]
+    assert consul.agent_instances()["theirs"].service == "foreign"
+
+
+def test_a_stranger_whose_id_differs_in_case_only_keeps_its_place_in_the_catalog(consul, declare, sync):
+    consul.register(spec("API-127.0.0.1-8001"), marks={})
+    wait_until(lambda: consul.instances("foreign").data, what="it in the catalog")
+    declare("api", 8001)
+    assert sync().results == ()
+    assert statuses() == {"api-127.0.0.1-8001": SyncStatus.MISSING}
+    assert "upper and lower case" in Instance.objects.get().sync_reason
+
+
+HOSTILE = [
+    {"ID": "x" * 3000, "Name": "n" * 3000, "Tags": ["t" * 3000]},
+    {"ID": "n\x00ul", "Name": "na\x00me", "Tags": ["a\x00b"], "Meta": {"key": "va\x00lue"}},
+    {"ID": "a/b", "Name": "..", "Port": 70000},
+    {"ID": "minus", "Name": "\u202egnp", "Port": -1, "Address": "\x00"},
+    {"ID": "checked", "Name": "x", "Checks": [{"Name": "\x00", "CheckID": "i\x00d", "TTL": "1h"}]},
+    {"ID": "<script>alert(1)</script>", "Name": "</textarea><script>"},
+    {"ID": "owned-by-nobody", "Name": "x", "Meta": {META_OWNER: "\x00" * 500}},
+]
+
+
+def test_whatever_strangers_register_the_rest_is_synced_and_shown(own_agent, declare, sync, count_queries):
+    for body in HOSTILE:
+        own_agent.request("PUT", "/v1/agent/service/register", body=body)
+    declare("api", 8001)
+    assert done(sync()) == [("register", "api-127.0.0.1-8001")]
+    assert sync().ok
+    assert statuses() == {"api-127.0.0.1-8001": SyncStatus.SYNCED}
+    strangers = ObservedInstance.objects.exclude(consul_id__startswith="api")
+    assert strangers.count() == len(HOSTILE)
+    assert set(strangers.values_list("sync_status", flat=True)) == {"unmanaged"}
+    assert len([sql for sql in count_queries(sync) if not sql.startswith("SELECT")]) == 1
+    own_agent.stop()
+    own_agent.start()
+    sync()
+    assert ObservedInstance.objects.count() == 1
+
+
+def test_a_hostile_instance_with_a_declared_id_does_not_stop_the_others(consul, consul_agent, declare, sync):
+    body = {"ID": "api-127.0.0.1-8001", "Name": "api\x00", "Tags": ["a\x00b"], "Meta": {"k": "\x00"}}
+    consul_agent.request("PUT", "/v1/agent/service/register", body=body)
+    declare("api", 8001, 8002)
+    assert done(sync()) == [("register", "api-127.0.0.1-8002")]
+    assert statuses() == {"api-127.0.0.1-8001": "out_of_sync", "api-127.0.0.1-8002": "synced"}
+    Instance.objects.update(claimed=True)
+    assert done(sync()) == [("update", "api-127.0.0.1-8001")]
+
+
+# -- instances that register themselves -------------------------------------------------------------------------------
+
+
+def register_itself(consul, port: int = 8001, **fields) -> None:
+    itself = spec(f"api-127.0.0.1-{port}", name="api", port=port, **fields)
+    consul.register(itself, marks={META_SELF: itself.digest})
+
+
+def test_one_that_registers_itself_as_declared_is_synced_and_not_touched(consul, declare, sync):
+    register_itself(consul)
+    declare("api", 8001)
+    assert sync().results == ()
+    assert statuses() == {"api-127.0.0.1-8001": "synced"}
+    assert ObservedInstance.objects.get().registered_itself
+
+
+def test_one_that_registers_itself_undeclared_is_unmanaged(consul, sync):
+    register_itself(consul)
+    sync(force=True)
+    assert consul.agent_instances().keys() == {"api-127.0.0.1-8001"}
+    assert ObservedInstance.objects.get().sync_status == "unmanaged"
+
+
+def test_one_that_left_by_itself_is_not_brought_back_until_somebody_asks(consul, declare, sync):
+    declare("api", 8001)
+    register_itself(consul)
+    sync()
+    consul.deregister("api-127.0.0.1-8001")
+    for _ in range(3):
+        assert sync().results == ()
+        assert statuses() == {"api-127.0.0.1-8001": "missing"}
+    assert "left by itself" in Instance.objects.get().sync_reason
+    assert done(sync(only={"api"}, revive={"api"})) == [("register", "api-127.0.0.1-8001")]
+    assert sync().results == ()
+    assert statuses() == {"api-127.0.0.1-8001": "synced"}
+
+
+def test_reviving_one_service_leaves_those_of_others_departed(consul, declare, sync):
+    declare("api", 8001)
+    declare("web", 8002)
+    register_itself(consul)
+    itself = spec("web-127.0.0.1-8002", name="web", port=8002)
+    consul.register(itself, marks={META_SELF: itself.digest})
+    sync()
+    consul.deregister("api-127.0.0.1-8001")
+    consul.deregister("web-127.0.0.1-8002")
+    sync()
+    assert done(sync(only={"api"}, revive={"api"})) == [("register", "api-127.0.0.1-8001")]
+    assert sync().results == ()
+    assert statuses()["web-127.0.0.1-8002"] == "missing"
+
+
+def test_one_that_left_by_itself_and_is_moved_here_is_registered_at_its_new_place(consul, declare, sync):
+    declare("api", 8001)
+    register_itself(consul)
+    sync()
+    consul.deregister("api-127.0.0.1-8001")
+    sync()
+    instance = Instance.objects.get()
+    instance.port = 8002
+    instance.save()
+    assert done(sync()) == [("register", "api-127.0.0.1-8002")]
+
+
+def test_one_that_comes_back_by_itself_is_synced_again(consul, declare, sync):
+    declare("api", 8001)
+    register_itself(consul)
+    sync()
+    consul.deregister("api-127.0.0.1-8001")
+    sync()
+    register_itself(consul)
+    assert sync().results == ()
+    assert statuses() == {"api-127.0.0.1-8001": "synced"}
+    assert not Instance.objects.get().departed
+
+
+def test_one_that_registers_itself_otherwise_is_updated_and_still_knows_its_own_registration(consul, declare, sync):
+    declare("api", 8001, tags=["declared"])
+    register_itself(consul, tags=("own",))
+    mark = consul.agent_instances()["api-127.0.0.1-8001"].meta[META_SELF]
+    assert done(sync()) == [("update", "api-127.0.0.1-8001")]
+    now = consul.agent_instances()["api-127.0.0.1-8001"]
+    assert (now.tags, now.meta[META_SELF]) == (("declared",), mark)
+
+
+def test_one_that_registers_itself_is_not_removed_when_its_declaration_is(consul, declare, sync):
+    declare("api", 8001, tags=["declared"])
+    register_itself(consul, tags=("own",))
+    sync()
+    Service.objects.all().delete()
+    sync(force=True)
+    assert consul.agent_instances().keys() == {"api-127.0.0.1-8001"}
+
+
+# -- safety -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unsafe_plan_removes_nothing_does_the_rest_and_says_what_it_would_have_removed(consul, declare, sync):
+    declare("api", *range(8001, 8011))
+    declare("web", 8020)
+    sync()
+    Service.objects.get(name="api").delete()
+    declare("new", 8030)
+    outcome = sync()
+    assert isinstance(outcome.error, UnsafePlanError)
+    assert len(outcome.error.would_remove) == 10
+    assert done(outcome) == [("register", "new-127.0.0.1-8030")]
+    assert len(consul.agent_instances()) == 12
+    run = SyncRun.objects.first()
+    assert (run.outcome, run.registered, run.deregistered) == ("refused", 1, 0)
+    assert "would remove 10 of 11" in run.message
+    assert done(sync(force=True)) == [("deregister", f"api-127.0.0.1-{port}") for port in range(8001, 8011)]
+
+
+def test_an_empty_table_of_declarations_removes_nothing(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    Service.objects.all().delete()
+    assert isinstance(sync().error, UnsafePlanError)
+    assert len(consul.agent_instances()) == 1
+    assert sync(prune=False).ok
+    assert len(consul.agent_instances()) == 1
+
+
+def test_a_scoped_pass_changes_nothing_else_and_yet_sees_everything(consul, declare, sync):
+    declare("api", 8001)
+    declare("web", 8002)
+    outcome = sync(only={"api"})
+    assert done(outcome) == [("register", "api-127.0.0.1-8001")]
+    assert consul.agent_instances().keys() == {"api-127.0.0.1-8001"}
+    assert statuses() == {"api-127.0.0.1-8001": "synced", "web-127.0.0.1-8002": "missing"}
+    assert SyncRun.objects.get().scope == ["api"]
+
+
+# -- Consul away ------------------------------------------------------------------------------------------------------
+
+
+def test_consul_away_is_told_recorded_and_everything_known_becomes_unknown(consul, declare, sync, use_consul):
+    service = declare("api", 8001)
+    sync()
+    assert freshness().is_current
+    use_consul(SimpleNamespace(host="127.0.0.1", port=free_port()))
+
+    outcome = sync()
+
+    assert isinstance(outcome.error, ConsulUnavailableError)
+    assert outcome.is_unavailable
+    assert not outcome.ok
+    known = freshness()
+    assert not known.is_current
+    assert "refused the connection" in known.problem
+    assert known.seen_at is not None
+    assert SyncRun.objects.first().outcome == "failed"
+    assert service_pane(service.pk).rows[0].observed is not None  # what was known is still there
+
+
+def test_consul_away_since_when_is_known_and_its_return_is_noticed(consul, consul_agent, declare, sync, use_consul):
+    use_consul(SimpleNamespace(host="127.0.0.1", port=free_port()))
+    sync()
+    since = ConsulContact.objects.get().since
+    sync()
+    assert ConsulContact.objects.get().since == since
+    use_consul(consul_agent)
+    sync()
+    contact = ConsulContact.objects.get()
+    assert contact.reachable
+    assert contact.since > since
+    assert contact.problem == ""
+
+
+def test_a_frozen_consul_is_given_up_on_and_removes_nothing(own_agent, declare, sync, settings):
+    settings.REGISTRY = {"CONSUL_TIMEOUT": "0.3s"}
+    declare("api", 8001)
+    sync()
+    own_agent.freeze()
+    outcome = sync()
+    own_agent.thaw()
+    assert outcome.is_unavailable
+    assert "didn't answer in time" in str(outcome.error)
+    assert sync().results == ()
+
+
+def test_consul_gone_in_the_middle_of_a_pass_is_recorded_with_how_far_it_came(consul, declare, sync, proxied_consul):
+    declare("api", *range(8001, 8041))
+    outcome = sync(on_result=lambda _result: proxied_consul.cut())
+    assert outcome.is_unavailable
+    assert outcome.failures
+    run = SyncRun.objects.get()
+    assert run.outcome == "failed"
+    assert run.registered >= 1
+    assert run.registered + run.failed == len(run.items) == 40
+    assert not freshness().is_current
+    assert len(consul.agent_instances()) >= run.registered
+    proxied_consul.mend()
+    assert sync().ok
+    assert len(consul.agent_instances()) == 40
+
+
+def test_consul_gone_just_before_writing_does_not_leave_a_green_page(declare, sync, proxied_consul):
+    declare("api", 8001)
+    outcome = sync(on_plan=lambda _plan: proxied_consul.cut())
+    assert outcome.is_unavailable
+    assert not freshness().is_current
+
+
+def test_a_watcher_s_repeated_failure_is_one_row_in_the_history(sync):
+    for _ in range(3):
+        sync(trigger=SyncRun.Trigger.WATCH)
+    assert SyncRun.objects.count() == 1
+    sync(trigger=SyncRun.Trigger.COMMAND)
+    assert SyncRun.objects.count() == 2
+
+
+def test_what_was_seen_too_long_ago_is_not_current(consul, sync, settings):
+    sync()
+    later = timezone.now() + timedelta(seconds=91)
+    assert freshness().is_current
+    assert not freshness(later).is_current
+    assert "watcher" in freshness(later).problem
+    settings.REGISTRY = {"STALE_AFTER": "2m"}
+    assert freshness(later).is_current
+
+
+def test_before_the_first_look_nothing_is_known():
+    assert not freshness().is_current
+    assert "not been looked at yet" in freshness().problem
+
+
+def test_a_failed_item_is_recorded_and_the_others_are_done(consul, declare, sync, monkeypatch):
+    declare("api", 8001)
+    with monkeypatch.context() as patch:  # as it would be with another address of Consul when it was declared
+        patch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_port()}")
+        Instance.objects.create(service=Service.objects.get(), address="127.0.0.1", port=consul.config.port)
+    outcome = sync()
+    assert [result.ok for result in outcome.results].count(True) == 1
+    assert len(outcome.failures) == 1
+    assert not outcome.ok
+    run = SyncRun.objects.get()
+    assert (run.outcome, run.registered, run.failed) == ("partial", 1, 1)
+
+
+# -- rows that were written past validation ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"consul_id": "../../leave"}, {"address": "evil@host"}, {"port": 0}, {"port": 70000}, {"weight": 0},
+        {"extra_tags": ["a,b"]}, {"extra_meta": ["list"]}, {"extra_meta": {"a": 1}},
+        {"extra_tags": 7}, {"consul_id": ""},
+    ],
+)  # fmt: skip
+def test_a_broken_instance_is_named_and_does_not_stop_the_others(consul, declare, sync, row):
+    service = declare("api", 8001)
+    Instance.objects.bulk_create(
+        [Instance(**{"service": service, "address": "127.0.0.1", "port": 8002, "consul_id": "broken"} | row)]
+    )
+    outcome = sync()
+    assert done(outcome) == [("register", "api-127.0.0.1-8001")]
+    assert list(outcome.broken) == [row.get("consul_id", "broken")]
+    assert not outcome.ok
+    broken = Instance.objects.exclude(port=8001).get()
+    assert broken.sync_status == "unknown"
+    assert broken.sync_reason
+
+
+@pytest.mark.parametrize(
+    "column", [{"name": "a/b"}, {"check_kind": "script"}, {"check_interval": "1ns"}, {"meta": ["x"]}, {"tags": 5}]
+)
+def test_a_broken_service_is_named_and_does_not_stop_the_others(consul, declare, sync, column):
+    declare("api", 8001)
+    declare("web", 8002)
+    sync()
+    Service.objects.filter(name="api").update(**column)
+    outcome = sync()
+    assert outcome.results == ()  # neither updated nor, being declared, taken out
+    assert list(outcome.broken) == ["api-127.0.0.1-8001"]
+    assert consul.agent_instances().keys() == {"api-127.0.0.1-8001", "web-127.0.0.1-8002"}
+    assert ObservedInstance.objects.get(consul_id="api-127.0.0.1-8001").sync_status == "unknown"
+
+
+def test_a_scoped_pass_does_not_complain_about_other_services_broken_rows(consul, declare, sync):
+    declare("api", 8001)
+    declare("web", 8002)
+    Instance.objects.filter(port=8002).update(port=0)
+    assert sync(only={"api"}).ok
+    assert not sync(only={"web"}).ok
+
+
+# -- the mirror -------------------------------------------------------------------------------------------------------
+
+
+def test_health_is_mirrored_with_its_output_and_since_when(consul, declare, sync):
+    declare("api", 8001, check_kind=Service.Check.TTL)
+    sync()
+    assert Service.objects.get().health == "critical"
+    before = ObservedInstance.objects.get()
+    consul.update_ttl("api-127.0.0.1-8001:ttl", "passing", output="all fine")
+    sync()
+    after = ObservedInstance.objects.get()
+    assert (after.health, after.checks[0]["output"]) == ("passing", "all fine")
+    assert after.health_since > before.health_since
+    assert after.first_seen == before.first_seen
+    assert Service.objects.get().health == "passing"
+    consul.update_ttl("api-127.0.0.1-8001:ttl", "passing", output="still")
+    sync()
+    assert ObservedInstance.objects.get().health_since == after.health_since
+
+
+def test_maintenance_is_mirrored_and_survives_an_update(consul, declare, sync):
+    service = declare("api", 8001)
+    sync()
+    consul.set_maintenance("api-127.0.0.1-8001", enable=True, reason="new disk")
+    service.tags = ["new"]
+    service.save()
+    sync()
+    row = ObservedInstance.objects.get()
+    assert (row.health, row.tags) == ("maintenance", ["new"])
+    assert "new disk" in row.checks[0]["output"]
+
+
+def test_a_service_is_shown_by_what_is_most_pressing_among_its_instances(consul, declare, sync):
+    consul.register(spec("api-127.0.0.1-8002", name="theirs"), marks={})
+    declare("api", 8001, 8002)
+    declare("empty")
+    sync()
+    assert dict(Service.objects.values_list("name", "sync_status")) == {"api": "out_of_sync", "empty": "synced"}
+
+
+@pytest.mark.parametrize("changing", [False, True])
+def test_the_number_of_queries_does_not_grow_with_the_rows(consul, declare, sync, count_queries, changing):
+    def queries_with(name: str, ports: range) -> int:
+        declare(name, *ports)
+        if not changing:
+            sync()
+        return len(count_queries(sync))
+
+    declare("first", 8001)
+    sync()
+    few = queries_with("few", range(8100, 8102))
+    assert queries_with("many", range(8200, 8240)) == few
+
+
+# -- the database ---------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_of_the_database_is_one_of_ours_and_says_what_to_do(consul, sync):
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE inventory_instance RENAME TO moved_away")
+    with pytest.raises(StoreUnavailableError, match="migrate"):
+        sync()
+
+
+def test_switching_says_how_many_changed(declare):
+    declare("api", 8001)
+    declare("web", 8002, enabled=False)
+    assert services.set_enabled(Service.objects.all(), enabled=True) == 1
+    assert services.set_enabled(Service.objects.all(), enabled=True) == 0
+    assert set(Service.objects.values_list("enabled", flat=True)) == {True}
+
+
+def test_the_digest_in_consul_is_that_of_the_declaration(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    assert consul.agent_instances()["api-127.0.0.1-8001"].meta[META_DIGEST] == Instance.objects.get().spec().digest
