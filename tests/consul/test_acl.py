@@ -139,7 +139,6 @@ LIBRARY = {
     "catalog.nodes": lambda api, **options: api.catalog.nodes(**options),
     "catalog.services": lambda api, **options: api.catalog.services(**options),
     "catalog.service": lambda api, **options: api.catalog.service("a", **options),
-    "catalog.deregister": lambda api, **options: api.catalog.deregister("a", **options),
     "health.service": lambda api, **options: api.health.service("a", **options),
     "health.node": lambda api, **options: api.health.node("a", **options),
     "health.state": lambda api, **options: api.health.state("any", **options),
@@ -148,6 +147,7 @@ LIBRARY = {
 }
 WITHOUT_TOKEN_OPTION = {
     "catalog.node": lambda api: api.catalog.node("a"),
+    "catalog.deregister": lambda api: api.catalog.deregister("a"),
     "agent.self": lambda api: api.agent.self(),
     "agent.services": lambda api: api.agent.services(),
     "agent.service.deregister": lambda api: api.agent.service.deregister("a"),

@@ -63,7 +63,6 @@ def test_a_check_that_the_agent_runs_turns_passing_and_back(api, http_service, k
     service = http_service()
     one = spec(port=service.port, check=CheckSpec(kind=kind, path="/health?deep=1", interval="1s", timeout="1s"))
     api.register(one, marks=MARKS)
-    assert health(api, one.id) is Health.CRITICAL  # until the first answer
     wait_until(lambda: health(api, one.id) is Health.PASSING, what="passing")
     if kind == "http":
         assert {(request.method, request.path) for request in service.requests} == {("GET", "/health?deep=1")}
@@ -106,9 +105,11 @@ def test_without_a_check_an_instance_is_passing(api):
 
 
 def test_who_knows_that_it_answers_begins_as_passing(api):
-    one = spec(check=CheckSpec(kind="ttl", interval="1h"))
-    api.register(one, marks=MARKS, passing=True)
-    assert health(api, one.id) is Health.PASSING
+    check = CheckSpec(kind="ttl", interval="1h")
+    api.register(spec(id="sure", check=check), marks=MARKS, passing=True)
+    api.register(spec(id="unsure", check=check), marks=MARKS)
+    assert health(api, "sure") is Health.PASSING
+    assert health(api, "unsure") is Health.CRITICAL
 
 
 # -- updating ------------------------------------------------------------------------------------------------

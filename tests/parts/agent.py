@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,25 @@ def consul_binary() -> Path:
 class ConsulAgent:
     """One agent: `start`, `stop` and `start` again on the same ports (it forgets everything), `freeze` and `thaw`.
 
-    `settings` is Consul's own configuration, laid over ours; with `management_token`, ACLs are on and deny by default.
-    `.config` and `.env` carry `token`, which is the management token unless another is set.
+    `settings` is Consul's own configuration, or a function that makes it for a version; it is laid over ours. With
+    `management_token`, ACLs are on and deny by default. `.config` and `.env` carry `token`, which is the management
+    token unless another is set.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        settings: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | Callable[[tuple[int, int]], Mapping[str, Any]] | None = None,
         management_token: str | None = None,
         binary: Path | None = None,
     ) -> None:
         self.host = "127.0.0.1"
         self.token = self.management_token = management_token
-        self._binary, self._folder, self._settings = binary or consul_binary(), folder, dict(settings or {})
+        self._binary, self._folder = binary or consul_binary(), folder
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self._settings = dict(settings(self.version) if callable(settings) else settings or {})
 
     @property
     def url(self) -> str:
