@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Count, Model, Q, QuerySet
+from django.db.models import Count, Model, Q, QuerySet, URLField
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.urls import URLPattern, path
@@ -89,6 +89,7 @@ class ServiceAdmin(RegistryAdmin):
     search_help_text = "Name, description, owner, address or service ID"
     actions = ["sync_now", "enable", "disable"]
     save_on_top = True
+    formfield_overrides = {URLField: {"assume_scheme": "https"}}
     fieldsets = [
         (None, {"fields": ["name", "description", "owner", "documentation_url", "enabled"]}),
         ("Tags and meta", {"fields": ["tags", "meta"]}),

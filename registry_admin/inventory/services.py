@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, ProgrammingError, close_old_connections, transaction
@@ -208,7 +206,6 @@ def database_errors() -> Iterator[None]:
 
 # -- syncing what was just saved -------------------------------------------------------------------------------------
 
-_pending = threading.local()
 _collected: ContextVar[list[SyncOutcome] | None] = ContextVar("collected", default=None)
 _actor: ContextVar[str] = ContextVar("actor", default="")
 
@@ -229,16 +226,25 @@ def sync_when_committed(names: Iterable[str]) -> None:
     """Syncs these services once the transaction has committed; all that one transaction changes make a single pass."""
     if not conf.sync_on_save:
         return
-    pending: set[str] = _pending.__dict__.setdefault("names", set())
-    pending.update(names)
-    transaction.on_commit(partial(_sync_pending, pending), robust=True)
+    registered = (hook for _, hook, _ in transaction.get_connection().run_on_commit)
+    pending = next((hook for hook in registered if isinstance(hook, _SyncOfTransaction)), None)
+    if pending is not None:
+        pending.names.update(names)
+    else:
+        transaction.on_commit(_SyncOfTransaction(set(names)), robust=True)
 
 
-def _sync_pending(pending: set[str]) -> None:
-    names = frozenset(pending)
-    pending.clear()
-    if not names:
-        return
+@dataclass(frozen=True)
+class _SyncOfTransaction:
+    """What a transaction has changed; it is forgotten with the transaction when that is rolled back."""
+
+    names: set[str]
+
+    def __call__(self) -> None:
+        _sync_saved(frozenset(self.names))
+
+
+def _sync_saved(names: frozenset[str]) -> None:
     outcome = sync(trigger=SyncRun.Trigger.SAVE, actor=_actor.get(), only=names)
     if outcome.error:
         logger.warning("saved, but not synced yet: %s", outcome.error)
