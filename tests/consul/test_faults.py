@@ -237,12 +237,18 @@ def test_an_agent_that_was_restarted_is_used_again_at_once(make_agent, api_at):
 def test_a_connection_that_died_while_it_was_idle_is_replaced(imposter):
     def answer_and_hang_up(handler, request):
         service.plain_answer(handler, request)
+        handler.wfile.flush()
+        handler.connection.shutdown(socket.SHUT_RDWR)
         handler.close_connection = True
+        hung_up.set()
 
+    hung_up = threading.Event()
     api, service = imposter(body=b"{}")
     service.answer = answer_and_hang_up
     for _ in range(3):
+        hung_up.clear()
         api.services()
+        assert hung_up.wait(10)
 
 
 def test_half_open_connections_are_given_up_on(consul_agent, flaky_proxy, api_at):
