@@ -58,6 +58,8 @@ class Command(BaseCommand):
         service = Service.objects.create(name=name, check_kind=Service.Check.TCP if is_tcp else Service.Check.HTTP)
         for place in places.split(","):
             parts = urlsplit(place if "://" in place else f"//{place}")
+            if "@" in parts.netloc or parts.path or parts.query or parts.fragment:
+                raise ValueError("give NAME=ADDRESS:PORT")
             instance = Instance(service=service, address=parts.hostname or "", port=parts.port or 0)
             instance.full_clean()
             instance.save()

@@ -119,6 +119,7 @@ class Command(BaseCommand):
                 "results": [result.as_dict() for result in outcome.results],
                 "invalid": outcome.broken,
                 "error": str(outcome.error or ""),
+                "would_remove": getattr(outcome.error, "would_remove", ()),
             }
             self.stdout.write(json.dumps(report, indent=2, sort_keys=True))
         else:
