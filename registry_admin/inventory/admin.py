@@ -238,7 +238,7 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     @admin.display(description="meta")
     def shown_meta(self, row: ObservedInstance) -> str:
         """As lines."""
-        return "\n".join(f"{key} = {value}" for key, value in row.meta.items())
+        return "\n".join(f"{key} = {value}" for key, value in sorted(row.meta.items()))
 
     @admin.display(description="checks")
     def shown_checks(self, row: ObservedInstance) -> str:

@@ -36,8 +36,10 @@ class MetaField(forms.CharField):
         super().__init__(required=False, **kwargs)
 
     def prepare_value(self, value: Any) -> Any:
-        """Pairs as lines; what somebody has just typed as it is."""
-        return "\n".join(f"{key} = {content}" for key, content in value.items()) if isinstance(value, dict) else value
+        """Pairs as lines, in order; what somebody has just typed as it is."""
+        if not isinstance(value, dict):
+            return value
+        return "\n".join(f"{key} = {content}" for key, content in sorted(value.items()))
 
     def to_python(self, value: Any) -> Any:
         """The lines as pairs; raises ValidationError that names the line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from django.core.exceptions import ValidationError
@@ -16,6 +17,8 @@ from registry_admin.consul import Health as ConsulHealth
 from registry_admin.consul.types import MAX_OWN_META, RESERVED_META
 from registry_admin.errors import ConfigurationError, InvalidValueError
 from registry_admin.inventory.conf import consul_api
+
+MAX_CHECK_PATH = 500
 
 
 class SyncStatus(models.TextChoices):
@@ -108,7 +111,7 @@ class Service(Validated):
     enabled = models.BooleanField(default=True, help_text="Disabled services are taken out of Consul and kept here.")
 
     check_kind = models.CharField("check", max_length=8, choices=Check, default=Check.HTTP)
-    check_path = models.CharField("path", max_length=500, default="/health", help_text="For HTTP checks.")
+    check_path = models.CharField("path", max_length=MAX_CHECK_PATH, default="/health", help_text="For HTTP checks.")
     check_scheme = models.CharField("scheme", max_length=5, choices=Scheme, default=Scheme.HTTP)
     check_interval = models.CharField(
         "interval", max_length=64, default="10s", help_text="How often, such as 10s or 1m."
@@ -154,7 +157,9 @@ class Service(Validated):
             "name": lambda value: validation.not_consul_itself(validation.service_name(value), "name"),
             "tags": lambda value: list(validation.tags(value)),
             "meta": lambda value: validation.meta(value, reserved=RESERVED_META, maximum=MAX_OWN_META),
-            "check_path": validation.http_path,
+            "check_kind": partial(_one_of, self.Check),
+            "check_scheme": partial(_one_of, self.Scheme),
+            "check_path": _check_path,
             "check_interval": validation.duration,
             "check_timeout": lambda value: validation.duration(value, minimum_s=0.1, maximum_s=600),
             "deregister_after": lambda value: validation.duration(value) if value else "",
@@ -238,7 +243,9 @@ class Instance(Validated):
         super().clean()
         if self.consul_id != self.former_id:  # whoever may be in Consul under the new ID, it isn't ours
             self.claimed = self.departed = False
-        if not self.service.name:
+        try:
+            self.service.clean()
+        except ValidationError:
             return  # the service's own form says what is wrong with it
         try:
             self.spec()
@@ -357,6 +364,19 @@ class SyncRun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_trigger_display()} at {self.started_at:%Y-%m-%d %H:%M:%S}: {self.get_outcome_display()}"
+
+
+def _one_of(choices: type[models.TextChoices], value: str) -> str:
+    if value not in choices.values:
+        raise InvalidValueError("choice", value, f"give one of {', '.join(choices.values)}")
+    return value
+
+
+def _check_path(value: str) -> str:
+    path = validation.http_path(value, "check_path")
+    if len(path) > MAX_CHECK_PATH:
+        raise InvalidValueError("check_path", path[:40], f"at most {MAX_CHECK_PATH} characters")
+    return path
 
 
 def _web_link(value: str) -> str:

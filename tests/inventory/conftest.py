@@ -30,6 +30,12 @@ def _no_collected_static_files(settings, tmp_path_factory) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _quick_passwords(settings) -> None:
+    """Not a second of work for each user that a test makes."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
 def _no_consul_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that says nothing of Consul finds none: a sync that it didn't mean is an error that can be seen."""
     if "consul" not in request.fixturenames:
