@@ -38,7 +38,7 @@ class Membership:
         return self._try(self._members, exclusive=False)
 
     def leave(self) -> bool:
-        """Counts it out; True if it was the last. Nobody can join then until `close`."""
+        """Counts it out; True if it was the last. Nobody can join then until `release`."""
         return self._try(self._members, exclusive=True)
 
     @contextlib.contextmanager
@@ -51,8 +51,15 @@ class Membership:
             if held and self._registrar is not None:
                 fcntl.flock(self._registrar, fcntl.LOCK_UN)
 
+    def release(self) -> None:
+        """Gives up all locks, even where a child that isn't ours to know of has inherited them."""
+        for descriptor in (self._members, self._registrar):
+            if descriptor is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+        self.close()
+
     def close(self) -> None:
-        """Lets go of the files. In a forked child that doesn't free the parent's locks: both hold the same ones."""
+        """For a forked child: lets go of the files, and leaves the parent its locks, which are the same ones."""
         for descriptor in (self._members, self._registrar):
             if descriptor is not None:
                 os.close(descriptor)

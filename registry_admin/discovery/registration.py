@@ -118,7 +118,7 @@ class Registration:
             return
         with contextlib.ExitStack() as stack:
             if self._membership is not None:
-                stack.callback(self._membership.close)
+                stack.callback(self._membership.release)
                 if not self._membership.leave() or prefork.master_goes_on():
                     return
             config = self._registry.api.config
@@ -176,13 +176,14 @@ class Registration:
                 self._ensure(registry, self.spec)
 
     def _join(self, key: str) -> None:
+        patience = time.monotonic() + RETRY_S
         while True:
             with self._gate:
                 if self._stopping.is_set():
                     return
                 if self._membership is None:
                     self._membership = _membership(key)
-                if self._membership.join():
+                if self._membership.join() or time.monotonic() > patience:
                     return
             self._stopping.wait(0.05)
 

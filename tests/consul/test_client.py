@@ -30,6 +30,7 @@ from registry_admin.discovery import (
     call_service,
     client,
 )
+from registry_admin.discovery.request import build_request
 from registry_admin.errors import (
     CallFailedError,
     ConsulUnavailableError,
@@ -292,6 +293,7 @@ def nasty_paths() -> st.SearchStrategy[str]:
 
 @given(path=nasty_paths())
 @example(path="/a[1]?b=[%2f]")
+@example(path="/%41%7e'()*!$,")
 @example(path="/?")
 @example(path="/??")
 @example(path="/a%2fb;c=1/@x:1")
@@ -305,6 +307,7 @@ def test_any_path_is_refused_or_reaches_exactly_the_chosen_host_beneath_its_root
         return
     (received,) = service.requests
     assert received.headers["Host"] == f"127.0.0.1:{service.port}"
+    assert received.path == build_request("api", path).target
     assert received.path.startswith("/")
     assert not re.search(r"(^|/)\.{1,2}(/|$)", received.path.partition("?")[0])
     assert requests.utils.unquote(received.path.rstrip("?")) == requests.utils.unquote(path.rstrip("?"))
@@ -598,6 +601,7 @@ def test_each_event_loop_ends_without_a_connection_left_open(add, http_service):
             assert asyncio.run(acall_service("api")).status_code == 200
         gc.collect()
     assert not caught
+    assert len(async_client.default_async_client()._transport._sessions) == 1  # of the last, which replaced the others
 
 
 def test_the_event_loop_is_not_blocked_while_consul_is_slow(proxy):

@@ -158,7 +158,8 @@ def test_one_that_was_taken_out_while_unhealthy_comes_back_when_it_answers(begin
 
 
 @pytest.mark.usefixtures("hasty")
-def test_what_the_inventory_changes_is_not_undone(begin, consul_agent, http_service):
+@pytest.mark.parametrize("marked_by", ["this release", "the next release"])
+def test_what_others_change_is_not_undone(begin, consul_agent, http_service, marked_by):
     looks = []
 
     def pass_on(handler: Any, request: Any) -> None:
@@ -174,7 +175,8 @@ def test_what_the_inventory_changes_is_not_undone(begin, consul_agent, http_serv
     spec = quiet_spec()
     assert begin(spec, registry=registry).wait(10)
     direct = ServiceRegistry(config=consul_agent.config)
-    direct.api.register(quiet_spec(tags=("edited",), weight=7), marks={META_SELF: spec.digest})
+    edited = quiet_spec(tags=("edited",), weight=7)
+    direct.api.register(edited, marks={META_SELF: spec.digest if marked_by == "this release" else edited.digest})
     seen = len(looks)
     wait_until(lambda: len(looks) > seen + 2, what="two more looks")
     found = direct.api.agent_instances()[spec.id]
@@ -216,11 +218,14 @@ def test_it_registers_when_consul_is_back_and_says_so_once(begin, distant, proxy
 
 
 @pytest.mark.parametrize("fault", ["cut", "freeze"])
-def test_leaving_does_not_wait_for_a_consul_that_is_away(begin, distant, proxy, caplog, fault):
-    started = begin(quiet_spec(), registry=distant)
+def test_leaving_does_not_wait_for_a_consul_that_is_away(begin, proxy, caplog, fault):
+    patient = ConsulConfig(host=proxy.host, port=proxy.port, connect_timeout=60, read_timeout=60)
+    started = begin(quiet_spec(), registry=ServiceRegistry(config=patient))
     assert started.wait(10)
     getattr(proxy, fault)()
-    started.stop()
+    leaving = threading.Thread(target=started.stop)
+    leaving.start()
+    wait_until(lambda: not leaving.is_alive(), 20, "the end of leaving")
     assert not started.is_registered
     assert "could not be deregistered" in caplog.text
 
@@ -350,10 +355,10 @@ def test_only_the_last_of_several_members_leaves_last():
     assert [member.leave() for member in members] == [False, False, False, True]
     late = Membership("key")
     assert not late.join()  # while the last one is still deregistering
-    members[-1].close()
+    members[-1].release()
     assert late.join()
     for member in (*members, late):
-        member.close()
+        member.release()
 
 
 def test_members_of_different_services_have_nothing_to_do_with_each_other():
@@ -361,8 +366,8 @@ def test_members_of_different_services_have_nothing_to_do_with_each_other():
     assert one.join()
     assert other.join()
     assert one.leave()
-    one.close()
-    other.close()
+    one.release()
+    other.release()
 
 
 def test_a_lock_folder_that_somebody_else_prepared_is_not_used(tmp_path, begin, caplog):

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from registry_admin.discovery.membership import Membership
 from tests.parts import ConsulAgent, FlakyProxy, HttpService, ReceivedRequest, free_port, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -222,6 +223,10 @@ def test_a_job_that_a_serving_process_forks_has_no_part_in_the_registration(
         try:
             process.wait(20)
             assert "job-127.0.0.1-1234" not in consul_agent.request("GET", "/v1/agent/services")
+            successor = Membership(f"{consul_agent.url} job-127.0.0.1-1234")
+            assert successor.join()
+            assert successor.leave()
+            successor.release()
         finally:
             os.kill(child, signal.SIGKILL)
 
@@ -260,6 +265,17 @@ def test_runserver_is_registered_once(
         os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not server.is_registered(), 15, "the end of the registration")
     assert server.count("deregister") == 1
+
+
+def test_the_reloaders_parent_has_no_part_in_the_registration(
+    serve: Callable[..., Server], project: dict[str, str]
+) -> None:
+    server = serve("django", "runserver", "127.0.0.1:{port}", environ=project)
+    wait_until(server.is_registered, 30, "the registration")
+    (child,) = server.workers()
+    os.kill(child, signal.SIGKILL)
+    server.process.wait(30)  # the parent ends with its child, and had it a part it would now deregister
+    assert server.is_registered()
 
 
 @pytest.mark.parametrize(
