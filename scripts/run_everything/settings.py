@@ -84,8 +84,10 @@ class Settings:
         """A random text of its own for this folder, made on first use and readable by its owner only."""
         path = self.folder / name
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(length))
+            new = path.with_name(f"{name}.new")
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_urlsafe(length))
+            new.replace(path)
         return path.read_text()
 
     def check_ports(self) -> None:
