@@ -21,6 +21,7 @@ from registry_admin.inventory.models import Health, Instance, ObservedInstance, 
 from registry_admin.inventory.selectors import Freshness, freshness, service_pane
 from registry_admin.inventory.services import SyncOutcome
 from registry_admin.inventory.templatetags.registry import status_chip
+from registry_admin.reconcile.rendering import PAST
 
 _FILTERS_ASK = frozenset({"exact", "isnull", "gte", "lt"})
 
@@ -315,7 +316,7 @@ def _messages_for(outcome: SyncOutcome) -> list[tuple[int, str]]:
     told += [(messages.ERROR, f"{consul_id}: {why}") for consul_id, why in sorted(outcome.broken.items())[:10]]
     done = [result.item for result in outcome.results if result.ok]
     if done:
-        what = ", ".join(f"{item.action} {item.id}" for item in done[:5])
+        what = ", ".join(f"{PAST[item.action]} {item.id}" for item in done[:5])
         more = f" and {len(done) - 5} more" if len(done) > 5 else ""
         told.append((messages.SUCCESS, f"Synced with Consul: {what}{more}."))
     elif outcome.ok and outcome.plan is not None:

@@ -11,7 +11,7 @@ from registry_admin.reconcile.plan import Action, Plan, PlanItem
 
 SYMBOLS = {Action.REGISTER: "+", Action.UPDATE: "~", Action.DEREGISTER: "-", Action.LEAVE: "·"}
 STYLES = {Action.REGISTER: "green", Action.UPDATE: "yellow", Action.DEREGISTER: "red", Action.LEAVE: "dim"}
-_PAST = {Action.REGISTER: "registered", Action.UPDATE: "updated", Action.DEREGISTER: "deregistered"}
+PAST = {Action.REGISTER: "registered", Action.UPDATE: "updated", Action.DEREGISTER: "deregistered"}
 
 
 def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -43,7 +43,7 @@ def result_line(result: ItemResult) -> tuple[str, str]:
     """(style, text) for what became of one item."""
     item = result.item
     if result.ok:
-        return STYLES[item.action], f"  {_PAST[item.action]}  {visible(item.id)}  ({result.seconds * 1000:.0f} ms)"
+        return STYLES[item.action], f"  {PAST[item.action]}  {visible(item.id)}  ({result.seconds * 1000:.0f} ms)"
     return "bold red", f"  failed to {item.action}  {visible(item.id)}: {visible(result.error)}"
 
 

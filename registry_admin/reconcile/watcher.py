@@ -49,15 +49,19 @@ class Watcher:
             self._stop.set()
 
     def _pass_after_pass(self) -> None:
-        failures = 0
+        failures, said = 0, ""
         while not self._stopping:
             try:
                 self._run_pass()
-                failures, pause = 0, self._every_s
+                if failures:
+                    logger.info("all is well again")
+                failures, said, pause = 0, "", self._every_s
             except RegistryError as error:
                 failures = min(failures + 1, 16)
                 pause = min(LONGEST_BACKOFF_S, 2.0**failures / 2) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
-                logger.warning("pass failed, next in %.1f s: %s", pause, error)
+                # A fault that lasts is told once: repeating it would bury what else happens.
+                logger.log(logging.DEBUG if str(error) == said else logging.WARNING, "pass failed: %s", error)
+                said = str(error)
             self._wait(pause, settle=FAILED_DEBOUNCE_S if failures else DEBOUNCE_S)
 
     def _wait(self, pause: float, *, settle: float) -> None:
@@ -74,6 +78,7 @@ class Watcher:
     def _wake_on(self, name: str, read: Callable[[int, float], Reply[object]]) -> None:
         def say(error: RegistryError, pause: float) -> None:
             logger.debug("watch of %s failed, next in %.1f s: %s", name, pause, error)
+            self._wakeups.put(None)  # that Consul is away is news too: the pass that fails says so to people
 
         for reply in watch(read, stop=self._stop, on_error=say):
             logger.debug("%s changed (index %d)", name, reply.index)

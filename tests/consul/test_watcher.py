@@ -103,6 +103,14 @@ def test_it_survives_an_agent_that_restarts_empty(make_agent, watching):
     wait_until(lambda: passes.seen[-1].keys() == {"api-2"}, 40, "a pass that sees what came after it")
 
 
+def test_that_consul_has_gone_is_noticed_without_waiting_for_the_next_pass(make_agent, watching):
+    agent = make_agent()
+    passes = watching(agent.config, every_s=NEVER)
+    settled(passes)
+    agent.stop()
+    wait_until(lambda: passes.tried > len(passes.seen), what="a pass that fails")
+
+
 @pytest.mark.parametrize("fault", [ConsulUnavailableError("away"), StoreUnavailableError("no database")])
 def test_a_pass_that_fails_is_repeated_and_its_reason_logged(consul_agent, watching, caplog, monkeypatch, fault):
     monkeypatch.setattr(logging.getLogger("registry_admin"), "propagate", True)

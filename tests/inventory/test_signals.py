@@ -169,7 +169,7 @@ def test_what_is_saved_in_the_admin_is_in_consul_and_the_page_says_so(in_consul,
     response = operator.post("/admin/inventory/service/add/", form, follow=True)
     found = consul.agent_instances()["api-127.0.0.1-8001"]
     assert (found.tags, found.own_meta) == (("eu", "v1"), {"team": "blue"})
-    assert "Synced with Consul: register api-127.0.0.1-8001." in texts(response)
+    assert "Synced with Consul: registered api-127.0.0.1-8001." in texts(response)
     run = SyncRun.objects.get()
     assert (run.actor, run.trigger, run.registered) == ("operator", "save", 1)
 
@@ -188,7 +188,7 @@ def test_deleting_in_the_admin_takes_it_out_of_consul(in_consul, operator, decla
     service = declare("api", 8001)
     response = operator.post(f"/admin/inventory/service/{service.pk}/delete/", {"post": "yes"}, follow=True)
     assert in_consul() == set()
-    assert "Synced with Consul: deregister api-127.0.0.1-8001." in texts(response)
+    assert "Synced with Consul: deregistered api-127.0.0.1-8001." in texts(response)
 
 
 def test_actions_switch_off_and_on_and_sync(in_consul, operator, declare):
@@ -201,7 +201,7 @@ def test_actions_switch_off_and_on_and_sync(in_consul, operator, declare):
 
     told = act("disable")
     assert in_consul() == {"web-127.0.0.1-8002"}
-    assert told == ["1 service was disabled.", "Synced with Consul: deregister api-127.0.0.1-8001."]
+    assert told == ["1 service was disabled.", "Synced with Consul: deregistered api-127.0.0.1-8001."]
     assert act("enable")[0] == "1 service was enabled."
     assert in_consul() == {"api-127.0.0.1-8001", "web-127.0.0.1-8002"}
     assert act("sync_now") == ["Consul matches already: nothing to sync."]

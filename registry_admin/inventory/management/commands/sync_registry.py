@@ -156,16 +156,14 @@ class Command(BaseCommand):
             outcome = services.sync(trigger=SyncRun.Trigger.WATCH, prune=prune, force=force)
             for result in outcome.results:
                 logger.log(logging.INFO if result.ok else logging.ERROR, "%s", result_line(result)[1].strip())
-            problem = str(outcome.error or "") or "; ".join(
-                f"{key}: {why}" for key, why in sorted(outcome.broken.items())
-            )
+            if outcome.error is not None and not isinstance(outcome.error, UnsafePlanError):
+                raise outcome.error
+            problem = "; ".join(f"{key}: {why}" for key, why in sorted(outcome.broken.items()))
             if isinstance(outcome.error, UnsafePlanError):
-                problem += f" Would remove: {', '.join(outcome.error.would_remove)}"
+                problem = f"{outcome.error} Would remove: {', '.join(outcome.error.would_remove)}"
             if problem != last_problem:
                 logger.log(logging.WARNING if problem else logging.INFO, "%s", visible(problem) or "all is well again")
                 last_problem = problem
-            if outcome.error is not None and not isinstance(outcome.error, UnsafePlanError):
-                raise outcome.error
 
         watcher = Watcher(consul_api(), one_pass, every_s=conf.pass_interval_s)
         for number in (signal.SIGTERM, signal.SIGINT):
