@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -29,6 +32,12 @@ class Passes:
         self.seen: list[dict[str, Health]] = []
         self.fault: Exception | None = None
         self.tried = 0
+
+    def another_within(self, seconds: float) -> bool:
+        """Whether there is another pass in that time."""
+        before = self.tried
+        time.sleep(seconds)
+        return self.tried > before
 
     def __call__(self) -> None:
         self.tried += 1
@@ -107,7 +116,8 @@ def test_that_consul_has_gone_is_noticed_without_waiting_for_the_next_pass(make_
     agent = make_agent()
     passes = watching(agent.config, every_s=NEVER)
     settled(passes)
-    agent.stop()
+    wait_until(lambda: not passes.another_within(0.5), what="both watches to block")
+    os.kill(agent.pid, signal.SIGKILL)
     wait_until(lambda: passes.tried > len(passes.seen), what="a pass that fails")
 
 
