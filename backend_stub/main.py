@@ -7,6 +7,7 @@ are kept in memory, so several workers would each have their own.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import os
 import secrets
@@ -44,12 +45,21 @@ async def list_cards() -> list[dict[str, Any]]:
 
 @app.post("/publish", status_code=201)
 async def publish(request: Request) -> Response:
-    """Keeps what is sent, JSON or a form, and answers with it as a card; 413 above 64 KiB, 422 for no object."""
+    """Keeps what is sent, JSON or a form, and answers with it as a card; 413 above 64 KiB, 422 for no object.
+
+    With an Idempotency-Key, the key alone decides the card's ID, so a caller that had no answer may send it again, here
+    or to another instance: it stays one card.
+    """
     fields = await _fields(request)
+    key = request.headers.get("Idempotency-Key")
+    card_id = hashlib.sha256(key.encode()).hexdigest()[:16] if key else secrets.token_hex(8)
+    known = next((card for card in cards if card["id"] == card_id), None)
+    if known is not None:
+        return JSONResponse(known, status_code=201)
     card = {
         "title": "Untitled",
         **fields,
-        "id": secrets.token_hex(8),
+        "id": card_id,
         "served_by": registration.service_id or os.environ["SERVICE_NAME"],
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds"),
     }

@@ -89,8 +89,10 @@ def enrich(request: HttpRequest) -> HttpResponse:
 
 
 def _publish(card: dict[str, object]) -> HttpResponse:
+    # The key tells the backend that it is the same card, so the call may be tried again even if it was received.
+    headers = {"Idempotency-Key": secrets.token_hex(16)}
     try:
-        reply = call_service(BACKEND, "/publish", method="POST", json=card)
+        reply = call_service(BACKEND, "/publish", method="POST", json=card, headers=headers)
     except InvalidValueError as error:
         return _problem(400, str(error))
     except DeadlineExceededError as error:

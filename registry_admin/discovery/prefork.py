@@ -39,10 +39,11 @@ def _arbiter_frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def master_goes_on() -> bool:
-    """Whether this is a worker whose master still listens, so that the service outlives this process.
+def master_goes_on(port: int) -> bool:
+    """Whether this is a worker whose master still listens on `port`, so that the service outlives this process.
 
-    False where it can't be known: not under gunicorn, not on Linux, or the master runs as another user.
+    False where it can't be known: not under gunicorn, not on Linux, the master runs as another user, or others reach
+    the service through another port than its own. A reload then costs a moment without registration.
     """
     if _ARBITER not in sys.modules:
         return False
@@ -50,7 +51,7 @@ def master_goes_on() -> bool:
         held = {_target(entry) for entry in Path(f"/proc/{os.getppid()}/fd").iterdir()}
     except OSError:
         return False
-    return any(f"socket:[{inode}]" in held for inode in _listening_inodes())
+    return any(f"socket:[{inode}]" in held for inode in _listening_inodes(port))
 
 
 def _target(entry: Path) -> str:
@@ -60,7 +61,7 @@ def _target(entry: Path) -> str:
         return ""
 
 
-def _listening_inodes() -> Iterator[str]:
+def _listening_inodes(port: int) -> Iterator[str]:
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
@@ -68,5 +69,5 @@ def _listening_inodes() -> Iterator[str]:
             continue
         for line in lines:
             fields = re.split(r"\s+", line.strip())
-            if len(fields) > 9 and fields[3] == _LISTENING:
+            if len(fields) > 9 and fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
                 yield fields[9]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import logging
 import os
 import random
-import signal
 import threading
 import time
-import weakref
 from collections.abc import Iterator
-from types import FrameType
 from typing import Self, Unpack
 
 from registry_admin.consul import validation
 from registry_admin.consul.api import ConsulApi
 from registry_admin.consul.registry import ServiceRegistry
 from registry_admin.consul.types import META_SELF, CheckKind, ServiceInstance, ServiceSpec
-from registry_admin.discovery import prefork, probe
+from registry_admin.discovery import prefork, probe, process
 from registry_admin.discovery.identity import IdentityOptions, own_spec
 from registry_admin.discovery.membership import Membership
 from registry_admin.discovery.probe import Answer
@@ -86,13 +82,12 @@ class Registration:
 
     def start(self) -> Self:
         """Begins in the background. In a gunicorn master that preloads, waits for the workers to be forked."""
-        _started.add(self)
+        process.watch_forks(self)
         if prefork.in_master() or self._pid == os.getpid():
             return self
         self._clear()
         self._pid = os.getpid()
-        atexit.register(self.stop)
-        _leave_on_sigterm()
+        process.watch_end(self)
         threading.Thread(target=self._run, name="registration", daemon=True).start()
         return self
 
@@ -101,12 +96,11 @@ class Registration:
         if self._pid != os.getpid() or self._stopping.is_set():
             return
         self._stopping.set()
-        atexit.unregister(self.stop)
-        _started.discard(self)
+        process.forget(self)
         entered = self._gate.acquire(timeout=_LEAVE_WAIT_S)
         try:
             self._leave()
-        except RegistryError as error:
+        except (RegistryError, OSError) as error:
             logger.warning("%s could not be deregistered and will turn critical: %s", self.service_id, error)
         finally:
             if entered:
@@ -114,13 +108,12 @@ class Registration:
             self._pid = 0
 
     def _leave(self) -> None:
-        if self.spec is None or self._registry is None:
-            return
+        if self.spec is None or self._registry is None or self._membership is None:
+            return  # it never had a part in it
         with contextlib.ExitStack() as stack:
-            if self._membership is not None:
-                stack.callback(self._membership.release)
-                if not self._membership.leave() or prefork.master_goes_on():
-                    return
+            stack.callback(self._membership.release)
+            if not self._membership.leave() or prefork.master_goes_on(self.spec.port):
+                return
             config = self._registry.api.config
             api = ConsulApi(dataclasses.replace(config, connect_timeout=_LEAVE_CONNECT_S, read_timeout=_LEAVE_READ_S))
             stack.callback(api.close)
@@ -192,7 +185,7 @@ class Registration:
         began, delay = time.monotonic(), 0.02
         while not self._stopping.is_set() and (answer := probe.ask(spec)) is not Answer.HEALTHY:
             if time.monotonic() - began > (UNHEALTHY_S if answer is Answer.UNHEALTHY else SILENT_S):
-                logger.warning("%s is registered as critical: at %s:%s %s.", *_where(spec), answer.value)
+                logger.warning("%s registers as critical: at %s:%s %s.", *_where(spec), answer.value)
                 return
             self._stopping.wait(delay)
             delay = min(1.0, delay * 1.5)
@@ -205,7 +198,7 @@ class Registration:
             if self._done.is_set() and answer is not Answer.HEALTHY:
                 return  # taken out while it is unhealthy: it comes back when it answers again
             with self._alone():
-                if not self._is_in_order(api.agent_instance(spec.id)):
+                if not self._is_in_order(api.agent_instance(spec.id)) and not self._stopping.is_set():
                     registry.register(spec, passing=answer is Answer.HEALTHY)
                     if not self._complaint:
                         logger.info("%s is registered (%s:%s).", *_where(spec))
@@ -281,29 +274,3 @@ def _where(spec: ServiceSpec) -> tuple[str, str, int]:
 
 def _jittered(seconds: float) -> float:
     return seconds * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, guards nothing
-
-
-_started: weakref.WeakSet[Registration] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for registration in list(_started):
-        registration.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _leave_on_sigterm() -> None:
-    """Where SIGTERM would end the process on the spot, leaves first: no `atexit` function runs then."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _leave_and_end)
-
-
-def _leave_and_end(signum: int, _frame: FrameType | None) -> None:
-    for registration in list(_started):
-        registration.stop()
-    signal.signal(signum, signal.SIG_DFL)
-    os.kill(os.getpid(), signum)

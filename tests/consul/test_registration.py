@@ -303,6 +303,31 @@ def test_leaving_before_it_was_registered_removes_nobody_elses(begin, registry):
     assert spec.id in ids(registry)
 
 
+def test_a_slow_answer_to_itself_does_not_register_it_after_it_left(begin, registry, http_service):
+    go_on = threading.Event()
+
+    def answer(handler, request):
+        if len(service.requests) > 1:  # the first was to see whether it serves; this one is just before it registers
+            go_on.wait(10)
+        service.plain_answer(handler, request)
+
+    service = http_service(answer=answer)
+    spec = spec_of(service)
+    started = begin(spec)
+    wait_until(lambda: len(service.requests) > 1, what="the second question to itself")
+    started.stop()
+    go_on.set()
+    wait_until(lambda: not any(thread.name == "registration" for thread in threading.enumerate()), what="the end")
+    assert spec.id not in ids(registry)
+
+
+def test_leaving_before_having_joined_leaves_the_others_alone(begin, registry, monkeypatch):
+    assert begin(quiet_spec()).wait(10)
+    monkeypatch.setattr(Membership, "join", lambda self: False)  # as while another is just leaving
+    begin(quiet_spec()).stop()
+    assert quiet_spec().id in ids(registry)
+
+
 def test_stopping_twice_or_before_the_start_is_fine(begin):
     Registration("api").stop()
     started = begin(quiet_spec())
