@@ -373,7 +373,7 @@ def test_a_blocking_read_returns_when_its_wait_is_over(api, read, wait_s):
 @pytest.mark.parametrize("wait_s", [0, -1, float("nan")])
 def test_an_index_without_a_wait_does_not_block(agent, read, wait_s):
     """To Consul a wait of 0 is its default of 5 minutes, so this would end in an error."""
-    impatient = ConsulApi(dataclasses.replace(agent.config, read_timeout=1))
+    impatient = ConsulApi(dataclasses.replace(agent.config, read_timeout=5))
     index = max(read(impatient).index, 1)
     read(impatient, index=index, wait_s=wait_s)
     impatient.close()
