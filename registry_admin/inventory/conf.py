@@ -49,7 +49,7 @@ class Conf:
     @property
     def consul_timeout_s(self) -> float:
         """How long a single request to Consul may take, in seconds: a person may be waiting for it in the admin."""
-        return self._seconds("CONSUL_TIMEOUT", "5s")
+        return self._seconds("CONSUL_TIMEOUT", "3s")
 
     @property
     def sync_on_save(self) -> bool:

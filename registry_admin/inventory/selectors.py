@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.timesince import timesince
 
 from registry_admin.consul import validation
 from registry_admin.consul.types import ServiceInstance
@@ -60,6 +61,13 @@ class Freshness:
     seen_at: datetime | None
     since: datetime | None
     problem: str
+
+    @property
+    def age(self) -> str:
+        """How long ago Consul was seen, in words."""
+        if self.seen_at is None or timezone.now() - self.seen_at < timedelta(minutes=1):
+            return "less than a minute"
+        return timesince(self.seen_at)
 
     @property
     def is_current(self) -> bool:
