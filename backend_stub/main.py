@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from registry_admin.discovery import lifespan
 
@@ -90,7 +90,7 @@ async def _body(request: Request) -> bytes:
 def _json(body: bytes) -> Any:
     try:
         value = json.loads(body)
-        json.dumps(value, allow_nan=False).encode()
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # as it will have to be, in an answer
     except (ValueError, RecursionError):
         raise HTTPException(422, "The body is not JSON.") from None
     return value
@@ -102,6 +102,6 @@ async def _form(request: Request, body: bytes) -> dict[str, str]:
 
     try:
         form = await Request(request.scope, again).form(max_files=0, max_fields=100)
-    except (MultiPartException, HTTPException, ValueError):
+    except (StarletteHTTPException, ValueError):
         raise HTTPException(422, "The form can't be read; files are not taken.") from None
     return {name: value for name, value in form.items() if isinstance(value, str)}
