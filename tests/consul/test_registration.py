@@ -323,8 +323,18 @@ def test_a_slow_answer_to_itself_does_not_register_it_after_it_left(begin, regis
 
 def test_leaving_before_having_joined_leaves_the_others_alone(begin, registry, monkeypatch):
     assert begin(quiet_spec()).wait(10)
-    monkeypatch.setattr(Membership, "join", lambda self: False)  # as while another is just leaving
-    begin(quiet_spec()).stop()
+    joining, go_on = threading.Event(), threading.Event()
+
+    def slowly(key):
+        joining.set()
+        go_on.wait(10)
+        return Membership(key)
+
+    monkeypatch.setattr(registration, "_membership", slowly)
+    hasty = begin(quiet_spec())
+    assert joining.wait(10)
+    hasty.stop()
+    go_on.set()
     assert quiet_spec().id in ids(registry)
 
 
