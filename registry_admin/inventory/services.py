@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, ProgrammingError, close_old_connections, transaction
@@ -18,7 +19,7 @@ from registry_admin.consul.api import ConsulApi
 from registry_admin.errors import ConsulUnavailableError, RegistryError, StoreUnavailableError, UnsafePlanError
 from registry_admin.inventory import mirror
 from registry_admin.inventory.conf import conf, consul_api
-from registry_admin.inventory.models import Service, SyncRun
+from registry_admin.inventory.models import ConsulContact, Service, SyncRun
 from registry_admin.inventory.selectors import Inventory, read_inventory
 from registry_admin.reconcile.apply import ItemResult, apply_items
 from registry_admin.reconcile.plan import Action, Plan, make_plan
@@ -156,12 +157,11 @@ def _record_run(
     """Keeps a row of every pass that changed something or failed. A watcher's repeated failure is one row, not many."""
     if not outcome.results and outcome.error is None:
         return
-    message = str(outcome.error or "")
-    if trigger == SyncRun.Trigger.WATCH and not outcome.results:
-        latest = SyncRun.objects.filter(trigger=trigger).first()
-        if latest is not None and latest.message == message:
-            return
+    message = mirror.storable(str(outcome.error or ""))
+    items = mirror.storable([result.as_dict() for result in outcome.results])
     done = [result.item.action for result in outcome.results if result.ok]
+    if trigger == SyncRun.Trigger.WATCH and not done and _is_known_failure(message, items):
+        return
     SyncRun.objects.create(
         trigger=trigger,
         actor=actor[:150],
@@ -173,9 +173,22 @@ def _record_run(
         updated=done.count(Action.UPDATE),
         deregistered=done.count(Action.DEREGISTER),
         failed=len(outcome.failures),
-        message=mirror.storable(message),
-        items=mirror.storable([result.as_dict() for result in outcome.results]),
+        message=message,
+        items=items,
     )
+
+
+def _is_known_failure(message: str, items: list[dict[str, Any]]) -> bool:
+    """Whether the watcher's latest run failed just so, and Consul has neither gone nor come back since."""
+    latest = SyncRun.objects.filter(trigger=SyncRun.Trigger.WATCH).first()
+    if latest is None or (latest.message, _faults(latest.items)) != (message, _faults(items)):
+        return False
+    contact = ConsulContact.objects.filter(pk=1).first()
+    return contact is None or latest.started_at + timedelta(seconds=latest.seconds) >= contact.since
+
+
+def _faults(items: list[dict[str, Any]]) -> dict[str, str]:
+    return {item["id"]: item["error"] for item in items}
 
 
 def _verdict(outcome: SyncOutcome) -> SyncRun.Outcome:

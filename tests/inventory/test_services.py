@@ -474,6 +474,29 @@ def test_a_watcher_s_repeated_failure_is_one_row_in_the_history(sync):
     assert SyncRun.objects.count() == 2
 
 
+def test_a_watcher_s_second_outage_is_another_row(consul, consul_agent, sync, use_consul):
+    nowhere = SimpleNamespace(host="127.0.0.1", port=free_port())
+    for where in (nowhere, nowhere, consul_agent, nowhere, nowhere):
+        use_consul(where)
+        sync(trigger=SyncRun.Trigger.WATCH)
+    assert SyncRun.objects.count() == 2
+
+
+def test_an_item_that_fails_in_every_pass_of_a_watcher_is_one_row_until_something_else_happens(
+    consul, declare, sync, monkeypatch
+):
+    service = declare("api")
+    with monkeypatch.context() as patch:
+        patch.setenv("CONSUL_HTTP_ADDR", f"127.0.0.1:{free_port()}")
+        Instance.objects.create(service=service, address="127.0.0.1", port=consul.config.port)
+    for _ in range(3):
+        assert len(sync(trigger=SyncRun.Trigger.WATCH).failures) == 1
+    assert SyncRun.objects.count() == 1
+    Instance.objects.create(service=service, address="127.0.0.1", port=8001)
+    sync(trigger=SyncRun.Trigger.WATCH)
+    assert [run.registered for run in SyncRun.objects.all()] == [1, 0]
+
+
 def test_what_was_seen_too_long_ago_is_not_current(consul, sync, settings):
     sync()
     later = timezone.now() + timedelta(seconds=91)

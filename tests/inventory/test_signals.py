@@ -102,7 +102,7 @@ def test_rows_loaded_from_a_file_are_left_to_the_watcher(in_consul, declare):
         declare("api", 8001)
         fixture = serializers.serialize("json", [*Service.objects.all(), *Instance.objects.all()])
         transaction.set_rollback(True)
-    for row in serializers.deserialize("json", fixture):
+    for row in [*serializers.deserialize("json", fixture), *serializers.deserialize("json", fixture)]:
         row.save()
     assert Service.objects.count() == 1
     assert in_consul() == set()

@@ -274,6 +274,15 @@ def test_as_a_process_it_gives_its_exit_code_and_nothing_but_json_on_stdout(cons
     assert ESCAPE not in plain.out
 
 
+def test_what_the_terminal_s_encoding_does_not_know_does_not_end_a_sync(consul, consul_agent, manage):
+    manage("seed_inventory", "api=127.0.0.1:8001", REGISTRY_SYNC_ON_SAVE="0")
+    consul_agent.request("PUT", "/v1/agent/service/register", body={"ID": "世界", "Name": "theirs"})
+    ended = manage("sync_registry", PYTHONIOENCODING="ascii")
+    assert (ended.code, ended.err) == (0, "")
+    assert r"\xb7 theirs  \u4e16\u754c" in ended.out
+    assert "1 of 1 done." in ended.out
+
+
 def test_consul_away_is_one_clear_sentence_without_a_traceback_or_the_token(manage):
     ended = manage("sync_registry", CONSUL_HTTP_TOKEN="very-secret-token", CONSUL_HTTP_ADDR="127.0.0.1:1")
     assert (ended.code, ended.out) == (1, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import logging
 import os
@@ -60,6 +61,9 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Raises CommandError, or SystemExit with the exit code that was asked for."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding doesn't know must not end a sync
+                stream.reconfigure(errors="backslashreplace")
         if options["watch"] and (
             options["dry_run"] or options["json"] or options["detailed_exitcode"] or options["service"]
         ):
