@@ -18,6 +18,7 @@ _MIRRORED = (
     "service_name", "address", "port", "tags", "meta", "weight", "owner", "registered_itself", "sync_status",
     "sync_reason", "health", "checks",
 )  # fmt: skip
+_JUDGED = ("sync_status", "sync_reason", "differences", "departed", "claimed")
 _KEPT_OUTPUT = 4096  # Consul's own limit for a check's output
 
 # The most pressing first: what a service with several instances is shown as.
@@ -42,11 +43,16 @@ def record_contact(*, problem: str = "") -> None:
 
 @transaction.atomic
 def record_observation(inventory: Inventory, observed: Mapping[str, ServiceInstance], plan: Plan) -> None:
-    """Brings the mirror, and the sync status and health of every declaration, to what `plan` was made from."""
+    """Brings the mirror, and the sync status and health of every declaration, to what `plan` was made from.
+
+    One at a time, and services before instances, as forms save them: otherwise two could wait for each other's rows.
+    """
+    ConsulContact.objects.select_for_update().filter(pk=1).first()
     items = {item.id: item for item in plan.items}
     _mirror_instances(observed, plan, items)
-    _update_instances(inventory, observed, plan, items)
+    changed = _refreshed(inventory, observed, plan, items)
     _update_services(inventory, observed)
+    Instance.objects.bulk_update(changed, _JUDGED, batch_size=_BATCH)
     record_contact()
 
 
@@ -116,9 +122,10 @@ def storable(value: Any) -> Any:
     return value
 
 
-def _update_instances(
+def _refreshed(
     inventory: Inventory, observed: Mapping[str, ServiceInstance], plan: Plan, items: Mapping[str, PlanItem]
-) -> None:
+) -> list[Instance]:
+    """Gives every declared instance what is to be said of it now, and returns those for which that is something new."""
     departed = {one.spec.id for one in inventory.declared if one.departed}
     changed = []
     for consul_id, row in inventory.rows.items():
@@ -135,8 +142,7 @@ def _update_instances(
             for name, value in fresh.items():
                 setattr(row, name, value)
             changed.append(row)
-    fields = ["sync_status", "sync_reason", "differences", "departed", "claimed"]
-    Instance.objects.bulk_update(changed, fields, batch_size=_BATCH)
+    return changed
 
 
 def _without_plan(row: Instance) -> SyncStatus:

@@ -239,26 +239,30 @@ def sync_when_committed(names: Iterable[str]) -> None:
     """Syncs these services once the transaction has committed; all that one transaction changes make a single pass."""
     if not conf.sync_on_save:
         return
-    registered = (hook for _, hook, _ in transaction.get_connection().run_on_commit)
-    pending = next((hook for hook in registered if isinstance(hook, _SyncOfTransaction)), None)
+    hooks = (getattr(hook, "__self__", None) for _, hook, _ in transaction.get_connection().run_on_commit)
+    pending = next((changed for changed in hooks if isinstance(changed, _ChangedByTransaction)), None)
     if pending is not None:
         pending.names.update(names)
     else:
-        transaction.on_commit(_SyncOfTransaction(set(names)), robust=True)
+        transaction.on_commit(_ChangedByTransaction(set(names)).sync, robust=True)
 
 
 @dataclass(frozen=True)
-class _SyncOfTransaction:
-    """What a transaction has changed; it is forgotten with the transaction when that is rolled back."""
+class _ChangedByTransaction:
+    """The services that a transaction has changed; they are forgotten with it when it is rolled back."""
 
     names: set[str]
 
-    def __call__(self) -> None:
+    def sync(self) -> None:
+        """Once it has committed."""
         _sync_saved(frozenset(self.names))
 
 
 def _sync_saved(names: frozenset[str]) -> None:
-    outcome = sync(trigger=SyncRun.Trigger.SAVE, actor=_actor.get(), only=names)
+    try:
+        outcome = sync(trigger=SyncRun.Trigger.SAVE, actor=_actor.get(), only=names)
+    except StoreUnavailableError as error:  # the save itself went well
+        outcome = SyncOutcome(error=error)
     if outcome.error:
         logger.warning("saved, but not synced yet: %s", outcome.error)
     collected = _collected.get()

@@ -627,6 +627,19 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(consul, declare, sync
     assert queries_with("many", range(8200, 8240)) == few
 
 
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite knows one writer at a time anyway")
+def test_two_passes_never_wait_for_each_other_s_rows(consul, declare, sync, count_queries):
+    declare("api", 8001)
+    sync()
+    Service.objects.update(tags=["new"], sync_status="unknown")
+    statements = count_queries(sync)
+    lock = next(number for number, sql in enumerate(statements) if sql.endswith("FOR UPDATE"))
+    writes = [(number, sql) for number, sql in enumerate(statements) if sql.startswith("UPDATE")]
+    assert "inventory_consulcontact" in statements[lock]
+    assert writes
+    assert lock < writes[0][0]
+
+
 # -- the database ---------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import pytest
 from django.core import serializers
 from django.db import transaction
 
+from registry_admin.errors import StoreUnavailableError
 from registry_admin.inventory.models import Instance, Service, SyncRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -143,6 +144,16 @@ def test_consul_away_does_not_fail_a_save_and_is_told_in_the_log(declare, caplog
     assert Service.objects.count() == Instance.objects.count() == 1
     assert "saved, but not synced yet: Consul at http://127.0.0.1" in caplog.text
     assert SyncRun.objects.filter(outcome="failed").exists()
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailableError("gone again"), ZeroDivisionError("a bug")])
+def test_whatever_goes_wrong_after_the_commit_does_not_fail_the_save(declare, monkeypatch, fault):
+    def fail(**_options: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("registry_admin.inventory.services.sync", fail)
+    declare("api", 8001)
+    assert Instance.objects.count() == 1
 
 
 # -- through the admin's form -----------------------------------------------------------------------------------------

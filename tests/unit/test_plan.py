@@ -406,6 +406,12 @@ def test_without_removals_keeps_the_rest():
     assert kept == [Action.REGISTER, Action.LEAVE]
 
 
+def test_a_plan_is_sorted_by_service_and_then_by_id():
+    declared = [Declared(spec=spec(name + number, name=name)) for name in ("web", "api") for number in ("2", "1")]
+    plan = plan_for(declared, foreign(spec("a", name="zebra")))
+    assert [item.id for item in plan.items] == ["api1", "api2", "web1", "web2", "a"]
+
+
 def test_the_summary_counts():
     plan = plan_for(
         [Declared(spec=spec("api-1")), Declared(spec=spec("api-2", port=1))],
