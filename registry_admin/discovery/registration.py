@@ -57,6 +57,7 @@ class Registration:
     def _clear(self) -> None:
         """As before the start."""
         self._pid = 0
+        self._is_master = False
         self._stopping = threading.Event()
         self._done = threading.Event()
         self._gate = threading.Lock()  # held while registering, so that nothing registers once `stop` has begun
@@ -81,14 +82,16 @@ class Registration:
         return self._done.wait(timeout)
 
     def start(self) -> Self:
-        """Begins in the background. In a gunicorn master that preloads, waits for the workers to be forked."""
+        """Begins in the background. A gunicorn master that preloads leaves it to its workers, and sees to the end."""
         process.watch_forks(self)
-        if prefork.in_master() or self._pid == os.getpid():
+        if self._pid == os.getpid():
             return self
         self._clear()
         self._pid = os.getpid()
+        self._is_master = prefork.in_master()
         process.watch_end(self)
-        threading.Thread(target=self._run, name="registration", daemon=True).start()
+        if not self._is_master:
+            threading.Thread(target=self._run, name="registration", daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -100,14 +103,19 @@ class Registration:
         entered = self._gate.acquire(timeout=_LEAVE_WAIT_S)
         try:
             self._leave()
+        except (ConfigurationError, InvalidValueError):
+            pass  # what is wrong was said when it should have registered
         except (RegistryError, OSError) as error:
-            logger.warning("%s could not be deregistered and will turn critical: %s", self.service_id, error)
+            logger.warning("%s could not be deregistered and will turn critical: %s", self._who, error)
         finally:
             if entered:
                 self._gate.release()
             self._pid = 0
 
     def _leave(self) -> None:
+        if self._is_master:  # in place of workers that ended without a chance to leave
+            self._registry, self.spec = self._resolve()
+            self._membership = _membership(self._registry, self.spec)
         if self.spec is None or self._registry is None or self._membership is None:
             return  # it never had a part in it
         with contextlib.ExitStack() as stack:
@@ -156,26 +164,31 @@ class Registration:
 
     def _keep(self) -> None:
         """Sees to it that this process is registered; the first time, once it serves."""
-        registry = self._registry = self._registry or ServiceRegistry.from_env()
-        if self.spec is None:
-            spec = own_spec(self._name, self._options, environ=os.environ, consul=registry.api.config)
-            registry.api.refuse_own_port(spec.address, spec.port)
-            self.spec = spec
+        self._registry, self.spec = registry, spec = self._resolve()
         if self._membership is None:
-            self._join(f"{registry.api.config.url} {self.spec.id}")
-            self._await_service(self.spec)
+            self._join(registry, spec)
+            self._await_service(spec)
         with self._gate:
             if not self._stopping.is_set():
-                self._ensure(registry, self.spec)
+                self._ensure(registry, spec)
 
-    def _join(self, key: str) -> None:
+    def _resolve(self) -> tuple[ServiceRegistry, ServiceSpec]:
+        """What was given, or else what the environment says."""
+        registry = self._registry or ServiceRegistry.from_env()
+        if self.spec is not None:
+            return registry, self.spec
+        spec = own_spec(self._name, self._options, environ=os.environ, consul=registry.api.config)
+        registry.api.refuse_own_port(spec.address, spec.port)
+        return registry, spec
+
+    def _join(self, registry: ServiceRegistry, spec: ServiceSpec) -> None:
         patience = time.monotonic() + RETRY_S
         while True:
             with self._gate:
                 if self._stopping.is_set():
                     return
                 if self._membership is None:
-                    self._membership = _membership(key)
+                    self._membership = _membership(registry, spec)
                 if self._membership.join() or time.monotonic() > patience:
                     return
             self._stopping.wait(0.05)
@@ -260,9 +273,9 @@ def registered(
         registration.stop()
 
 
-def _membership(key: str) -> Membership:
+def _membership(registry: ServiceRegistry, spec: ServiceSpec) -> Membership:
     try:
-        return Membership(key)
+        return Membership(f"{registry.api.config.url} {spec.id}")
     except OSError as error:
         logger.warning("Each worker registers for itself, because they can't find each other: %s", error)
         return Membership(None)

@@ -330,7 +330,7 @@ def test_leaving_before_having_joined_leaves_the_others_alone(begin, registry, m
         go_on.wait(10)
         return Membership(key)
 
-    monkeypatch.setattr(registration, "_membership", slowly)
+    monkeypatch.setattr(registration, "Membership", slowly)
     hasty = begin(quiet_spec())
     assert joining.wait(10)
     hasty.stop()

@@ -191,6 +191,21 @@ def test_runserver_is_registered_once(
     assert server.count("deregister") == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
+def test_django_under_uvicorn_workers_is_deregistered_once(
+    serve: Callable[..., Server], project: dict[str, str], options: list[str]
+) -> None:
+    application = "django.core.asgi:get_asgi_application()"
+    arguments = ["-b", "127.0.0.1:{port}", "-w", "2", *UVICORN, *options, application]
+    server = serve("gunicorn", "--no-control-socket", *arguments, environ=project)
+    wait_until(server.is_registered, 30, "the registration")
+    wait_until(lambda: server.log.read_text().count("Application startup complete") == 2, 30, "both workers")
+    server.process.terminate()
+    server.process.wait(30)
+    assert not server.is_registered()
+    assert (server.count("register"), server.count("deregister")) == (1, 1)
+
+
 def test_the_reloaders_parent_has_no_part_in_the_registration(
     serve: Callable[..., Server], project: dict[str, str]
 ) -> None:
