@@ -113,7 +113,9 @@ def test_a_call_without_any_reply_fails_with_its_attempts_and_their_cause():
     for chosen in call.instances([instance(1), instance(2)], first):
         clock.now += 0.25
         call.failed(chosen, AttemptError(Outcome.NOT_SENT, "connection refused"))
-    with pytest.raises(CallFailedError, match=r"api-1 at http://10\.0\.0\.1:1: connection refused after 250 ms") as caught:
+    with pytest.raises(
+        CallFailedError, match=r"api-1 at http://10\.0\.0\.1:1: connection refused after 250 ms"
+    ) as caught:
         call.result()
     assert [one.instance for one in caught.value.attempts] == ["api-1", "api-2"]
     assert isinstance(caught.value.__cause__, AttemptError)
