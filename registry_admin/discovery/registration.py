@@ -154,7 +154,7 @@ class Registration:
             except RegistryError as error:
                 self._complain(logging.ERROR, f"can't register: {error}")
                 delay = _jittered(REFUSED_RETRY_S)
-            except Exception:
+            except Exception:  # a fault of ours must not end the thread: the module would never be registered again
                 logger.exception("%s could not be registered.", self._who)
                 delay = _jittered(REFUSED_RETRY_S)
             else:

@@ -10,8 +10,11 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
+from django.contrib.staticfiles.storage import StaticFilesStorage
 from django.db import connections
+from django.test import override_settings
 
 from registry_admin.consul import ConsulApi
 from registry_admin.inventory import services
@@ -69,13 +72,17 @@ def tab(chromium: Browser) -> Iterator[Page]:
     assert complaints == []
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_collected_static_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As in production, but nobody has run collectstatic. For the session, because the live server lasts as long."""
+    storages = settings.STORAGES | {"staticfiles": {"BACKEND": f"{StaticFilesStorage.__module__}.StaticFilesStorage"}}
+    with override_settings(STORAGES=storages, STATIC_ROOT=str(tmp_path_factory.mktemp("static"))):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def _site(settings, tmp_path) -> None:
-    """As in production, but nobody has run collectstatic, and passwords cost no time."""
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-    settings.STATIC_ROOT = str(tmp_path)
+def _quick_passwords(settings) -> None:
+    """Not a second of work for each user that a test makes."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
