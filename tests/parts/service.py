@@ -36,6 +36,7 @@ class HttpService:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each reply would wait some 40 ms for the client to acknowledge its head
 
             def handle_one_request(self) -> None:
                 try:
