@@ -97,7 +97,7 @@ def modules(settings: Settings) -> list[Process]:
 def _module(settings: Settings, name: str, application: str, port_name: str, *options: str) -> Process:
     port, service = settings.ports[port_name], "research-api" if name == "research" else "backend-api"
     command = [sys.executable, "-m", "gunicorn", application, "--bind", f"{HOST}:{port}", "--no-control-socket"]
-    env = environment(settings, **_service(service, port, tags="api"))
+    env = environment(settings, **_service(service, port))
     return Process(name, [*command, *options], settings.logs / f"{name}.log", env)
 
 
@@ -122,7 +122,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     }
 
 
-def _service(name: str, port: int, *, tags: str) -> dict[str, str]:
+def _service(name: str, port: int, *, tags: str = "") -> dict[str, str]:
     return {"SERVICE_NAME": name, "SERVICE_ADDRESS": HOST, "SERVICE_PORT": str(port), "SERVICE_TAGS": tags}
 
 
