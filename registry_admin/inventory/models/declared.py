@@ -1,4 +1,4 @@
-"""What should be (Service, Instance), what Consul was seen to have (ObservedInstance, ConsulContact), and SyncRun."""
+"""What should be: services and their instances, as people declare them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,14 @@ from typing import Any, Self
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.functions import Lower
-from django.utils import timezone
 
 from registry_admin.consul import CheckKind, CheckSpec, ServiceSpec, validation
-from registry_admin.consul import Health as ConsulHealth
 from registry_admin.consul.types import MAX_OWN_META, RESERVED_META
 from registry_admin.errors import ConfigurationError, InvalidValueError
 from registry_admin.inventory.conf import consul_api
+from registry_admin.inventory.models.statuses import Health, SyncStatus
 
 MAX_CHECK_PATH = 500
-
-
-class SyncStatus(models.TextChoices):
-    """How a declaration and Consul relate. Values are those of reconcile.plan.SyncStatus."""
-
-    SYNCED = "synced", "Synced"
-    OUT_OF_SYNC = "out_of_sync", "Out of sync"
-    MISSING = "missing", "Missing"
-    EVICTED = "evicted", "Evicted"
-    UNMANAGED = "unmanaged", "Unmanaged"
-    DISABLED = "disabled", "Disabled"
-    UNKNOWN = "unknown", "Unknown"
-
-
-class Health(models.TextChoices):
-    """What the checks say. Values are those of consul.types.Health."""
-
-    PASSING = ConsulHealth.PASSING.value, "Passing"
-    WARNING = ConsulHealth.WARNING.value, "Warning"
-    CRITICAL = ConsulHealth.CRITICAL.value, "Critical"
-    MAINTENANCE = ConsulHealth.MAINTENANCE.value, "Maintenance"
-    UNKNOWN = ConsulHealth.UNKNOWN.value, "Unknown"
 
 
 class Validated(models.Model):
@@ -194,6 +171,10 @@ class Instance(Validated):
 
     claimed = models.BooleanField(default=False, editable=False)
     departed = models.BooleanField(default=False, editable=False)
+    applied_digest = models.CharField(max_length=40, blank=True, editable=False, help_text="When last seen in sync.")
+    evicted_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="Empty: it isn't evicted.")
+    evicted_reason = models.CharField(max_length=500, blank=True, editable=False)
+    updated_at = models.DateTimeField("changed", auto_now=True)
     sync_status = models.CharField(
         "sync", max_length=16, choices=SyncStatus, default=SyncStatus.UNKNOWN, editable=False
     )
@@ -243,6 +224,9 @@ class Instance(Validated):
         super().clean()
         if self.consul_id != self.former_id:  # whoever may be in Consul under the new ID, it isn't ours
             self.claimed = self.departed = False
+            self.applied_digest = ""
+        if self.former_place not in (("", 0), (self.address, self.port)):  # that may well be the cure
+            self.evicted_at, self.evicted_reason = None, ""
         try:
             self.service.clean()
         except ValidationError:
@@ -281,89 +265,6 @@ class Instance(Validated):
             weight=self.weight,
             check=self.service.check_spec(),
         )
-
-
-class ObservedInstance(models.Model):
-    """An instance as Consul had it at the last look (ConsulContact says when that was), ours or not."""
-
-    consul_id = models.CharField("service ID", max_length=512, unique=True)
-    service_name = models.CharField("service", max_length=512, db_index=True)
-    address = models.CharField(max_length=512, blank=True)
-    port = models.IntegerField()
-    tags = models.JSONField(default=list)
-    meta = models.JSONField(default=dict)
-    weight = models.IntegerField(default=1)
-    owner = models.CharField(max_length=512, blank=True)
-    registered_itself = models.BooleanField(default=False)
-    sync_status = models.CharField("sync", max_length=16, choices=SyncStatus, db_index=True)
-    sync_reason = models.CharField(max_length=500, blank=True)
-    health = models.CharField(max_length=16, choices=Health, db_index=True)
-    health_since = models.DateTimeField(default=timezone.now)
-    checks = models.JSONField(default=list)
-    first_seen = models.DateTimeField(default=timezone.now)
-
-    class Meta:
-        ordering = ["service_name", "consul_id"]
-        verbose_name = "instance in Consul"
-        verbose_name_plural = "instances in Consul"
-
-    def __str__(self) -> str:
-        return self.consul_id
-
-
-class ConsulContact(models.Model):
-    """One row: when Consul last answered, and since when it does or doesn't."""
-
-    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
-    reachable = models.BooleanField(default=False)
-    since = models.DateTimeField(default=timezone.now)
-    seen_at = models.DateTimeField(null=True)
-    problem = models.TextField(blank=True)
-
-    class Meta:
-        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="a_single_consul_contact")]
-
-    def __str__(self) -> str:
-        return "reachable" if self.reachable else f"unreachable: {self.problem}"
-
-
-class SyncRun(models.Model):
-    """One pass that changed something, or failed to: what was to be done, by whose wish, and what became of it."""
-
-    class Trigger(models.TextChoices):
-        """What set it off."""
-
-        SAVE = "save", "Declaration changed"
-        ACTION = "action", "Sync now"
-        COMMAND = "command", "sync_registry"
-        WATCH = "watch", "Watcher"
-
-    class Outcome(models.TextChoices):
-        """How it ended."""
-
-        DONE = "done", "Done"
-        PARTIAL = "partial", "Partly failed"
-        REFUSED = "refused", "Refused as unsafe"
-        FAILED = "failed", "Failed"
-
-    trigger = models.CharField(max_length=10, choices=Trigger)
-    actor = models.CharField(max_length=150, blank=True)
-    scope = models.JSONField(default=list, help_text="The services it was restricted to; empty: all.")
-    started_at = models.DateTimeField(default=timezone.now, db_index=True)
-    seconds = models.FloatField(default=0)
-    outcome = models.CharField(max_length=10, choices=Outcome)
-    registered = models.PositiveIntegerField(default=0)
-    updated = models.PositiveIntegerField(default=0)
-    deregistered = models.PositiveIntegerField(default=0)
-    failed = models.PositiveIntegerField(default=0)
-    message = models.TextField(blank=True)
-    items = models.JSONField(default=list)
-
-    class Meta:
-        ordering = ["-started_at", "-id"]
-
-    def __str__(self) -> str:
-        return f"{self.get_trigger_display()} at {self.started_at:%Y-%m-%d %H:%M:%S}: {self.get_outcome_display()}"
 
 
 def _one_of(choices: type[models.TextChoices], value: str) -> str:

@@ -1,0 +1,60 @@
+"""What Consul was seen to have at the last look, ours or not, and when that was."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils import timezone
+
+from registry_admin.inventory.models.statuses import Health, SyncStatus
+
+
+class ObservedInstance(models.Model):
+    """An instance as Consul had it at the last look (ConsulContact says when that was), ours or not."""
+
+    node = models.CharField(max_length=512, blank=True)
+    consul_id = models.CharField("service ID", max_length=512, db_index=True)
+    service_name = models.CharField("service", max_length=512, db_index=True)
+    address = models.CharField(max_length=512, blank=True)
+    port = models.IntegerField()
+    tags = models.JSONField(default=list)
+    meta = models.JSONField(default=dict)
+    weight = models.IntegerField(default=1)
+    owner = models.CharField(max_length=512, blank=True)
+    registered_itself = models.BooleanField(default=False)
+    sync_status = models.CharField("sync", max_length=16, choices=SyncStatus, db_index=True)
+    sync_reason = models.CharField(max_length=500, blank=True)
+    health = models.CharField(max_length=16, choices=Health, db_index=True)
+    health_since = models.DateTimeField(default=timezone.now)
+    checks = models.JSONField(default=list)
+    note = models.CharField(max_length=500, blank=True, help_text="Such as: flapping.")
+    fingerprint = models.CharField(max_length=40, blank=True, help_text="Of what Consul says of it.")
+    first_seen = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["service_name", "consul_id"]
+        constraints = [models.UniqueConstraint(fields=["node", "consul_id"], name="one_row_per_node_and_id")]
+        verbose_name = "instance in Consul"
+        verbose_name_plural = "instances in Consul"
+
+    def __str__(self) -> str:
+        return self.consul_id
+
+
+class ConsulContact(models.Model):
+    """One row: when Consul last answered, since when it does or doesn't, and through which agent we see it."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    reachable = models.BooleanField(default=False)
+    since = models.DateTimeField(default=timezone.now)
+    seen_at = models.DateTimeField(null=True)
+    looked_at = models.DateTimeField(null=True, help_text="When the look began that the mirror shows.")
+    node = models.CharField(max_length=512, blank=True)
+    node_id = models.CharField(max_length=64, blank=True)
+    problem = models.TextField(blank=True)
+    halted = models.TextField(blank=True, help_text="Why nothing is evicted now.")
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="a_single_consul_contact")]
+
+    def __str__(self) -> str:
+        return "reachable" if self.reachable else f"unreachable: {self.problem}"
