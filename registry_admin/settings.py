@@ -138,8 +138,11 @@ if env.bool("DJANGO_BEHIND_PROXY", default=False):
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "line": {"()": "registry_admin.logs.LineFormatter"},
+        "json": {"()": "registry_admin.logs.JsonFormatter"},
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": env.str("LOG_FORMAT", default="line")}},
     "loggers": {
         "registry_admin": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO"), "propagate": False},
     },
@@ -154,6 +157,6 @@ REGISTRY_AUTOREGISTER = {
 # What Registry Admin itself can be told; registry_admin/inventory/conf.py has the defaults and what they mean.
 REGISTRY = {
     key: env.str(f"REGISTRY_{key}")
-    for key in ("OWNER", "PASS_INTERVAL", "STALE_AFTER", "CONSUL_TIMEOUT", "SYNC_ON_SAVE")
+    for key in ("OWNER", "PASS_INTERVAL", "STALE_AFTER", "CONSUL_TIMEOUT", "SYNC_ON_SAVE", "HISTORY_KEPT")
     if f"REGISTRY_{key}" in env.ENVIRON
 }
