@@ -1,0 +1,125 @@
+"""Taking over what someone else registered (adopt), and letting go of what is ours without touching it (release)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from registry_admin.consul import ServiceInstance
+from registry_admin.consul.types import RESERVED_META
+from registry_admin.errors import RegistryError
+from registry_admin.inventory.conf import conf, consul_api
+from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
+
+# Consul never shows a check's definition, but its output begins with what was asked.
+_HTTP_OUTPUT = re.compile(r"HTTP GET (https?://\S+): ")
+_TCP_OUTPUT = re.compile(r"TCP connect ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """What became of an adoption or a release: the service IDs that changed hands, and why others did not."""
+
+    done: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+def adopt(rows: Iterable[ObservedInstance]) -> Handover:
+    """Declares what is in Consul as it is there; the next pass, on commit, puts our mark on it.
+
+    The check is told from its last output where that is possible; else none is declared, and the one that is there
+    stays as it is. A declared service of that name gets the instance, with its own check.
+    """
+    contact = ConsulContact.objects.filter(pk=1).first()
+    done: list[str] = []
+    refused: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: (row.service_name, row.consul_id)):
+        reason = _why_not(row, node=contact.node if contact else "")
+        if not reason:
+            try:
+                with transaction.atomic():
+                    _declare(row)
+            except ValidationError as error:
+                reason = "; ".join(error.messages)
+        if reason:
+            refused[row.consul_id] = reason
+        else:
+            done.append(row.consul_id)
+    return Handover(done=tuple(done), refused=refused)
+
+
+def _why_not(row: ObservedInstance, *, node: str) -> str:
+    if row.owner not in ("", conf.owner):
+        return f"another inventory owns it: {row.owner}"
+    if row.node != node:
+        return f"it is on node {row.node}, and can only be changed through that node's own agent"
+    if Instance.objects.filter(consul_id__iexact=row.consul_id).exists():
+        return "it is declared already"
+    return ""
+
+
+def _declare(row: ObservedInstance) -> None:
+    own_meta = {key: value for key, value in row.meta.items() if key not in RESERVED_META}
+    service = Service.objects.filter(name__iexact=row.service_name).first()
+    if service is None:
+        service = Service(name=row.service_name, **_check_of(row))
+        service.full_clean()
+        service.save()
+    instance = Instance(
+        service=service,
+        address=row.address,
+        port=row.port,
+        consul_id=row.consul_id,
+        weight=row.weight,
+        extra_tags=[tag for tag in row.tags if tag not in service.tags],
+        extra_meta={key: value for key, value in own_meta.items() if service.meta.get(key) != value},
+    )
+    instance.full_clean()
+    instance.save()
+    # Not a field of the form, and validation clears it for an ID that is new to the row.
+    Instance.objects.filter(pk=instance.pk).update(claimed=not row.registered_itself)
+
+
+def _check_of(row: ObservedInstance) -> dict[str, Any]:
+    for check in row.checks:
+        output = str(check.get("output", ""))
+        if found := _HTTP_OUTPUT.match(output):
+            url = urlsplit(found[1])
+            path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+            return {"check_kind": Service.Check.HTTP, "check_scheme": url.scheme, "check_path": path}
+        if _TCP_OUTPUT.match(output):
+            return {"check_kind": Service.Check.TCP}
+    return {"check_kind": Service.Check.NONE}
+
+
+def release(rows: Iterable[Instance]) -> Handover:
+    """Takes our mark off in Consul, where the instance stays as it is, and then forgets the declaration.
+
+    One that Consul doesn't take is refused, and stays declared. Raises ConsulUnavailableError or ConsulRefusedError
+    where Consul can't even be looked at.
+    """
+    api = consul_api()
+    here = api.agent_instances()
+    done: list[str] = []
+    refused: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row.consul_id):
+        have = here.get(row.consul_id)
+        try:
+            if have is not None and _is_marked(have):
+                api.register(row.spec(), marks=None)
+        except RegistryError as error:
+            refused[row.consul_id] = str(error)
+            continue
+        row.delete()
+        done.append(row.consul_id)
+    return Handover(done=tuple(done), refused=refused)
+
+
+def _is_marked(have: ServiceInstance) -> bool:
+    return have.owner == conf.owner and not have.registered_itself
