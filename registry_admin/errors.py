@@ -37,9 +37,16 @@ class InvalidValueError(RegistryError, ValueError):
 class ConsulUnavailableError(RegistryError):
     """Consul can't be reached or can't answer now. Trying again later is right."""
 
+    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+        self.status = status  # HTTP's, where something answered; None where nothing did
+        super().__init__(message)
+
 
 class InvalidReplyError(ConsulUnavailableError):
     """What answered in Consul's place can't be its reply. It is no proof that anything is gone."""
+
+    def __init__(self, message: str | None = None, *, status: int | None = 200) -> None:
+        super().__init__(message, status=status)
 
 
 class ConsulRefusedError(RegistryError):

@@ -2,6 +2,7 @@
 
 from registry_admin.consul.api import ConsulApi
 from registry_admin.consul.config import ConsulConfig
+from registry_admin.consul.observe import Observation, Observer
 from registry_admin.consul.registry import ServiceRegistry
 from registry_admin.consul.types import CheckKind, CheckResult, CheckSpec, Health, ServiceInstance, ServiceSpec
 
@@ -12,6 +13,8 @@ __all__ = [
     "ConsulApi",
     "ConsulConfig",
     "Health",
+    "Observation",
+    "Observer",
     "ServiceInstance",
     "ServiceRegistry",
     "ServiceSpec",

@@ -128,9 +128,9 @@ class ConsulApi(consul.Consul):
 
         The node's own checks count for each instance, as they do in Consul.
         """
-        services = self._read(["agent", "services"], shape=dict).data
+        services = self.agent_services().data
         checks: dict[str, list[CheckResult]] = {"": []}  # by instance ID; the node's own have none
-        for raw in self._read(["agent", "checks"], shape=dict).data.values():
+        for raw in self.agent_checks().data.values():
             result = CheckResult.from_consul(raw)
             checks.setdefault(str(raw.get("ServiceID") or ""), []).append(result)
         return {
@@ -147,10 +147,39 @@ class ConsulApi(consul.Consul):
         reply = _reply(response, shape=dict, what=path, where=self.config.url)
         return ServiceInstance.from_agent(reply.data, ())
 
-    def node_name(self) -> str:
-        """The agent's node name; also the cheapest proof that an agent answers and that the token may read it."""
-        config = self._read(["agent", "self"], shape=dict).data.get("Config") or {}
-        return str(config.get("NodeName", "")) if isinstance(config, dict) else ""
+    def agent_services(self) -> Reply[dict[str, Any]]:
+        """All that is registered on this agent as Consul shows it, by instance ID, without checks."""
+        return self._read(["agent", "services"], shape=dict)
+
+    def agent_checks(self) -> Reply[dict[str, Any]]:
+        """Every check on this agent as Consul shows it, by check ID; those of the node itself have no ServiceID."""
+        return self._read(["agent", "checks"], shape=dict)
+
+    def agent_node(self) -> tuple[str, str]:
+        """The agent's node name and ID; also the cheapest proof that an agent answers and that the token may read it.
+
+        The ID changes when an agent has lost its data folder. Consul before 0.7.3 has none.
+        """
+        config = self._read(["agent", "self"], shape=dict).data.get("Config")
+        name, node_id = (config.get("NodeName"), config.get("NodeID")) if isinstance(config, dict) else (None, None)
+        if not isinstance(name, str) or not name:
+            raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: it doesn't name its node.")
+        return name, str(node_id or "")
+
+    def nodes(self) -> Reply[list[str]]:
+        """The names of all nodes in the catalog. A stale read: it goes on without a leader."""
+        reply = self._read(["catalog", "nodes"], shape=list, stale=True)
+        names = [node.get("Node") if isinstance(node, dict) else None for node in reply.data]
+        if not all(isinstance(name, str) for name in names):
+            raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: a node without a name.")
+        return replace(reply, data=names)
+
+    def node(self, name: str) -> Reply[dict[str, Any] | None]:
+        """A node and its `Services` as Consul shows them, or None where there is no such node. A stale read.
+
+        Raises InvalidValueError for a name that no URL can hold.
+        """
+        return self._read(["catalog", "node", name], shape=dict | None, stale=True)
 
     def leader(self) -> str:
         """The cluster leader's address, or nothing while there is none."""
@@ -163,9 +192,9 @@ class ConsulApi(consul.Consul):
             raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: a service's tags are no list.")
         return replace(reply, data={name: [str(tag) for tag in tags or ()] for name, tags in reply.data.items()})
 
-    def health_states(self, *, index: int = 0, wait_s: float = 0) -> Reply[list[dict[str, Any]]]:
+    def health_states(self, *, index: int = 0, wait_s: float = 0, stale: bool = False) -> Reply[list[dict[str, Any]]]:
         """Every check in the catalog as Consul shows it. Blocks up to `wait_s` seconds where `index` is given."""
-        reply = self._read(["health", "state", "any"], shape=list, index=index, wait_s=wait_s)
+        reply = self._read(["health", "state", "any"], shape=list, index=index, wait_s=wait_s, stale=stale)
         if not all(isinstance(check, dict) for check in reply.data):
             raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: a check is no object.")
         return reply
@@ -203,7 +232,7 @@ class ConsulApi(consul.Consul):
         self,
         segments: Sequence[str],
         *,
-        shape: type,
+        shape: Any,
         params: Iterable[tuple[str, str]] = (),
         index: int = 0,
         wait_s: float = 0,
@@ -220,10 +249,10 @@ class ConsulApi(consul.Consul):
         return _reply(response, shape=shape, what=_path(segments), where=self.config.url)
 
 
-def _reply(response: consul.base.Response, *, shape: type, what: str, where: str) -> Reply[Any]:
+def _reply(response: consul.base.Response, *, shape: Any, what: str, where: str) -> Reply[Any]:
     refusal = f"Consul at {where} gave an invalid reply to {what}"
     if response.code == 404:
-        raise InvalidReplyError(f"{refusal}: 404; is this really a Consul agent?")
+        raise InvalidReplyError(f"{refusal}: 404; is this really a Consul agent?", status=404)
     try:
         data = json.loads(response.body)
     except (ValueError, RecursionError):

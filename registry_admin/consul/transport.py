@@ -212,9 +212,10 @@ def _error_for(
             f"Consul at {where} denied {what}: {said}. {_remedy(text, what, token=token)}", status=status
         )
     if status < 400:
-        return InvalidReplyError(f"Consul at {where} answered {what} with a redirect, which an agent never does.")
+        message = f"Consul at {where} answered {what} with a redirect, which an agent never does."
+        return InvalidReplyError(message, status=status)
     if status >= 500 or status == 429:
-        return ConsulUnavailableError(f"Consul at {where} failed to answer {what} ({status}): {said}.")
+        return ConsulUnavailableError(f"Consul at {where} failed to answer {what} ({status}): {said}.", status=status)
     return ConsulRefusedError(f"Consul at {where} refused {what} ({status}): {said}.", status=status)
 
 

@@ -16,11 +16,12 @@ from registry_admin.errors import InvalidReplyError, InvalidValueError
 
 # Our marks in a service's Consul Meta. OWNER: which inventory may change and remove it. SELF: the module registered it
 # by itself; the value is the digest of what the module asked for. DIGEST: what is in effect, check included, because
-# Consul never shows a check's definition again.
+# Consul never shows a check's definition again. EVICT: after how long it is to be taken out, for the same reason.
 META_OWNER = "registry-owner"
 META_SELF = "registry-self"
 META_DIGEST = "registry-digest"
-RESERVED_META = frozenset({META_OWNER, META_SELF, META_DIGEST})
+META_EVICT = "registry-evict-after"
+RESERVED_META = frozenset({META_OWNER, META_SELF, META_DIGEST, META_EVICT})
 MAX_OWN_META = validation.MAX_META_PAIRS - len(RESERVED_META)
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -157,6 +158,11 @@ class ServiceSpec:
         return tuple(f"{self.id}:{kind}" for kind in kinds)
 
     @property
+    def evict_after(self) -> str:
+        """After how long in a critical state it is to be taken out (`30s`), or nothing for never."""
+        return self.check.effective.get("deregister_after") or ""
+
+    @property
     def fields(self) -> dict[str, Any]:
         """What makes two specs differ, as plain data in a fixed order."""
         return {
@@ -176,18 +182,21 @@ class ServiceSpec:
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
     def payload(self, *, marks: Mapping[str, str], passing: bool = False) -> dict[str, Any]:
-        """The body of `PUT /v1/agent/service/register`, with `marks` and the digest among its Meta.
+        """The body of `PUT /v1/agent/service/register`, with `marks`, the digest and the time to evict among its Meta.
 
         `passing`: begin as passing, for who has just seen that the instance answers; Consul's own default is critical.
         https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
         """
+        meta = {**self.meta, **marks, META_DIGEST: self.digest}
+        if self.evict_after:
+            meta[META_EVICT] = self.evict_after
         body: dict[str, Any] = {
             "ID": self.id,
             "Name": self.name,
             "Address": self.address,
             "Port": self.port,
             "Tags": list(self.tags),
-            "Meta": {**self.meta, **marks, META_DIGEST: self.digest},
+            "Meta": meta,
             "Weights": {"Passing": self.weight, "Warning": self.weight},
         }
         check = self._check_payload()
@@ -310,6 +319,17 @@ class ServiceInstance:
         return self.meta.get(META_OWNER, "")
 
     @property
+    def evict_after(self) -> str:
+        """After how long in a critical state it is to be taken out (`30s`), or nothing where nobody said so.
+
+        Anyone may have written it: a value that is no duration counts as none.
+        """
+        try:
+            return validation.duration(self.meta.get(META_EVICT, ""), META_EVICT)
+        except InvalidValueError:
+            return ""
+
+    @property
     def registered_itself(self) -> bool:
         """Whether a module registered this instance by itself."""
         return META_SELF in self.meta
@@ -321,9 +341,14 @@ class ServiceInstance:
         return "\n".join(text for check in failing if (text := check.notes if check.is_maintenance else check.output))
 
     @classmethod
-    def from_agent(cls, raw: object, checks: tuple[CheckResult, ...]) -> Self:
-        """From an entry of `/v1/agent/services` and this instance's checks."""
-        return cls._from(_mapping(raw, "a service"), checks, node="", fallback_address="")
+    def from_agent(cls, raw: object, checks: tuple[CheckResult, ...], *, node: str = "") -> Self:
+        """From an entry of `/v1/agent/services` and this instance's checks; `node` is that agent's."""
+        return cls._from(_mapping(raw, "a service"), checks, node=node, fallback_address="")
+
+    @classmethod
+    def from_node(cls, raw: object, checks: tuple[CheckResult, ...], *, node: str, node_address: str) -> Self:
+        """From an entry of `Services` in `/v1/catalog/node/…` and this instance's checks."""
+        return cls._from(_mapping(raw, "a service"), checks, node=node, fallback_address=node_address)
 
     @classmethod
     def from_health(cls, raw: object) -> Self:

@@ -27,7 +27,11 @@ WRITES = {
 READS = {
     "agent_instances": lambda api: api.agent_instances(),
     "agent_instance": lambda api: api.agent_instance(SPEC.id),
-    "node_name": lambda api: api.node_name(),
+    "agent_services": lambda api: api.agent_services(),
+    "agent_checks": lambda api: api.agent_checks(),
+    "agent_node": lambda api: api.agent_node(),
+    "nodes": lambda api: api.nodes(),
+    "node": lambda api: api.node("a-node"),
     "leader": lambda api: api.leader(),
     "services": lambda api: api.services(index=1, wait_s=0.01),
     "health_states": lambda api: api.health_states(),
@@ -108,7 +112,7 @@ def test_asking_the_agent_for_its_name_needs_its_own_permission(with_token):
     api = with_token('service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }')
     assert [one.id for one in api.instances("backend-api").data] == [SPEC.id]
     with pytest.raises(ConsulPermissionError, match="`agent:read`"):
-        api.node_name()
+        api.agent_node()
 
 
 @pytest.mark.parametrize("name", ["agent_instances", "services", "health_states", "instances"])

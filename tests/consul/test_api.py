@@ -322,7 +322,8 @@ def test_the_nodes_own_checks_count_for_each_of_its_instances(api, agent):
 
 
 def test_the_agent_says_who_it_is_and_who_leads(api, agent):
-    assert api.node_name() == agent.request("GET", "/v1/agent/self")["Config"]["NodeName"]
+    config = agent.request("GET", "/v1/agent/self")["Config"]
+    assert api.agent_node() == (config["NodeName"], config["NodeID"])
     assert api.leader() == agent.request("GET", "/v1/status/leader")
 
 

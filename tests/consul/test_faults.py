@@ -23,7 +23,11 @@ SPEC = ServiceSpec(name="backend-api", address="127.0.0.1", port=8000, check=Che
 CALLS = {
     "agent_instances": lambda api: api.agent_instances(),
     "agent_instance": lambda api: api.agent_instance("b1"),
-    "node_name": lambda api: api.node_name(),
+    "agent_services": lambda api: api.agent_services(),
+    "agent_checks": lambda api: api.agent_checks(),
+    "agent_node": lambda api: api.agent_node(),
+    "nodes": lambda api: api.nodes(),
+    "node": lambda api: api.node("a-node"),
     "leader": lambda api: api.leader(),
     "services": lambda api: api.services(),
     "health_states": lambda api: api.health_states(),
@@ -34,7 +38,7 @@ CALLS = {
     "set_maintenance": lambda api: api.set_maintenance("b1", enable=False),
     "update_ttl": lambda api: api.update_ttl("b1:ttl", "passing"),
 }
-READS = {name: CALLS[name] for name in list(CALLS)[:7]}
+READS = {name: CALLS[name] for name in list(CALLS)[:11]}
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 every_read = pytest.mark.parametrize("call", READS.values(), ids=READS)
 
