@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import QuerySet
 
-from registry_admin.consul import ServiceInstance
 from registry_admin.consul.types import RESERVED_META
 from registry_admin.errors import RegistryError
 from registry_admin.inventory.conf import conf, consul_api
@@ -98,28 +98,27 @@ def _check_of(row: ObservedInstance) -> dict[str, Any]:
     return {"check_kind": Service.Check.NONE}
 
 
-def release(rows: Iterable[Instance]) -> Handover:
-    """Takes our mark off in Consul, where the instance stays as it is, and then forgets the declaration.
+def release(services: QuerySet[Service]) -> Handover:
+    """Takes our mark off in Consul, where the instances stay as they are, and then forgets the declarations.
 
-    One that Consul doesn't take is refused, and stays declared. Raises ConsulUnavailableError or ConsulRefusedError
-    where Consul can't even be looked at.
+    An instance that Consul doesn't take stays declared, and its service with it. Raises ConsulUnavailableError or
+    ConsulRefusedError where Consul can't even be looked at.
     """
     api = consul_api()
     here = api.agent_instances()
-    done: list[str] = []
+    rows = list(Instance.objects.filter(service__in=services).select_related("service").order_by("consul_id"))
+    Instance.objects.filter(pk__in=[row.pk for row in rows]).update(released=True)  # from here on no pass touches them
     refused: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: row.consul_id):
+    for row in rows:
         have = here.get(row.consul_id)
         try:
-            if have is not None and _is_marked(have):
+            if have is not None and have.owner == conf.owner and not have.registered_itself:
                 api.register(row.spec(), marks=None)
         except RegistryError as error:
             refused[row.consul_id] = str(error)
-            continue
-        row.delete()
-        done.append(row.consul_id)
-    return Handover(done=tuple(done), refused=refused)
-
-
-def _is_marked(have: ServiceInstance) -> bool:
-    return have.owner == conf.owner and not have.registered_itself
+    kept = [row.pk for row in rows if row.consul_id in refused]
+    Instance.objects.filter(pk__in=kept).update(released=False)
+    with transaction.atomic():
+        Instance.objects.filter(pk__in=[row.pk for row in rows if row.consul_id not in refused]).delete()
+        Service.objects.filter(pk__in=services.values("pk"), instances=None).delete()
+    return Handover(done=tuple(row.consul_id for row in rows if row.consul_id not in refused), refused=refused)

@@ -171,6 +171,7 @@ class Instance(Validated):
 
     claimed = models.BooleanField(default=False, editable=False)
     departed = models.BooleanField(default=False, editable=False)
+    released = models.BooleanField(default=False, editable=False, help_text="On its way out of here, not of Consul.")
     applied_digest = models.CharField(max_length=40, blank=True, editable=False, help_text="When last seen in sync.")
     evicted_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="Empty: it isn't evicted.")
     evicted_reason = models.CharField(max_length=500, blank=True, editable=False)

@@ -1,76 +1,27 @@
-"""The operator's view: declarations beside what Consul has, in the stock Django admin."""
+"""Declarations, each beside what Consul has of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Count, Model, OuterRef, QuerySet, Subquery, URLField
+from django.db.models import Count, OuterRef, QuerySet, Subquery, URLField
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
-from django.template.loader import render_to_string
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
-from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
+from registry_admin.errors import RegistryError
 from registry_admin.inventory import services
+from registry_admin.inventory.admin.base import RegistryAdmin, actor
+from registry_admin.inventory.adoption import release
 from registry_admin.inventory.forms import InstanceForm, InstanceFormSet, ServiceForm
 from registry_admin.inventory.live import live_view
-from registry_admin.inventory.models import Health, Instance, ObservedInstance, Service, SyncRun, SyncStatus
-from registry_admin.inventory.selectors import Freshness, freshness, service_pane
+from registry_admin.inventory.models import Instance, Service, SyncRun, SyncStatus
+from registry_admin.inventory.selectors import service_pane
 from registry_admin.inventory.services import SyncOutcome
-from registry_admin.inventory.templatetags.registry import status_chip
 from registry_admin.reconcile.rendering import PAST
-
-_FILTERS_ASK = frozenset({"exact", "isnull", "gte", "lt"})
-
-
-class RegistryAdmin(admin.ModelAdmin):
-    """What our pages have in common: the banner, and one look at how old the data is for a whole page."""
-
-    change_list_template = "admin/inventory/change_list.html"
-    show_full_result_count = False
-
-    class Media:
-        css = {"all": ["inventory/inventory.css"]}
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Notes once per request how old what we know is, for every row's chips."""
-        self.freshness_of(request)
-        return super().get_queryset(request)
-
-    def freshness_of(self, request: HttpRequest) -> Freshness:
-        """How old what we know of Consul is; read once per request."""
-        found: Freshness | None = getattr(request, "registry_freshness", None)
-        if found is None:
-            found = freshness()
-            request.registry_freshness = found  # type: ignore[attr-defined]
-        return found
-
-    def get_list_display(self, request: HttpRequest) -> Any:
-        """Columns that show a status need to know whether it is current."""
-        current = self.freshness_of(request).is_current
-        return [self._status_column(name, current=current) or name for name in super().get_list_display(request)]
-
-    def _status_column(self, name: object, *, current: bool) -> Callable[[Any], SafeString] | None:
-        if name not in ("sync_status", "health"):
-            return None
-        choices: type[SyncStatus | Health] = SyncStatus if name == "sync_status" else Health
-
-        @admin.display(description="sync" if name == "sync_status" else "health", ordering=str(name))
-        def column(row: Any) -> SafeString:
-            return status_chip(getattr(row, str(name)), choices, current=current)
-
-        return column
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Only what our filters link to: Django would let anyone who may look make up a regular expression too."""
-        return lookup.rpartition("__")[2] in _FILTERS_ASK and super().lookup_allowed(lookup, value, request)
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """With the banner's text."""
-        return super().changelist_view(request, {"freshness": self.freshness_of(request), **(extra_context or {})})
 
 
 class InstanceInline(admin.TabularInline):
@@ -95,7 +46,7 @@ class ServiceAdmin(RegistryAdmin):
     list_filter = ["sync_status", "health", "enabled", "check_kind", "owner"]
     search_fields = ["name", "description", "owner", "instances__address", "instances__consul_id"]
     search_help_text = "Name, description, owner, address or service ID"
-    actions = ["sync_now", "enable", "disable"]
+    actions = ["sync_now", "enable", "disable", "release"]
     save_on_top = True
     formfield_overrides = {URLField: {"assume_scheme": "https"}}
     fieldsets = [
@@ -149,21 +100,21 @@ class ServiceAdmin(RegistryAdmin):
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the sync that saving has set off."""
-        with services.collected_outcomes(_actor(request)) as outcomes:
+        with services.collected_outcomes(actor(request)) as outcomes:
             response = super().changeform_view(request, *args, **kwargs)
         self._tell(request, outcomes)
         return response
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the sync that deleting has set off."""
-        with services.collected_outcomes(_actor(request)) as outcomes:
+        with services.collected_outcomes(actor(request)) as outcomes:
             response = super().delete_view(request, *args, **kwargs)
         self._tell(request, outcomes)
         return response
 
     def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the syncs that an action has set off."""
-        with services.collected_outcomes(_actor(request)) as outcomes:
+        with services.collected_outcomes(actor(request)) as outcomes:
             response = super().response_action(request, *args, **kwargs)
         self._tell(request, outcomes)
         return response
@@ -172,7 +123,7 @@ class ServiceAdmin(RegistryAdmin):
     def sync_now(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
         """One pass over the chosen services; also brings back instances that had left by themselves."""
         names = frozenset(queryset.values_list("name", flat=True))
-        outcome = services.sync(trigger=SyncRun.Trigger.ACTION, actor=_actor(request), only=names, revive=names)
+        outcome = services.sync(trigger=SyncRun.Trigger.ACTION, actor=actor(request), only=names, revive=names)
         self._tell(request, [outcome])
 
     @admin.action(description="Enable", permissions=["change"])
@@ -184,6 +135,28 @@ class ServiceAdmin(RegistryAdmin):
     def disable(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
         """Switches the chosen declarations off."""
         self._switch(request, queryset, enabled=False)
+
+    @admin.action(description="Release: keep in Consul, drop the declaration", permissions=["delete"])
+    def release(self, request: HttpRequest, queryset: QuerySet[Service]) -> TemplateResponse | None:
+        """Asks first; then takes our mark off all instances of the chosen services and forgets their declarations."""
+        chosen = Service.objects.filter(pk__in=queryset.values("pk"))
+        if "confirmed" not in request.POST:
+            context = {
+                **self.admin_site.each_context(request),
+                "title": "Release services",
+                "opts": self.opts,
+                "action": "release",
+                "services": chosen,
+                "instances": Instance.objects.filter(service__in=chosen).count(),
+            }
+            return TemplateResponse(request, "admin/inventory/release.html", context)
+        try:
+            handover = release(chosen)
+        except RegistryError as error:
+            self.message_user(request, f"Nothing was released: {error}", messages.ERROR)
+        else:
+            self.tell_handover(request, handover, verb="Released, and left in Consul as they are")
+        return None
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Service], *, enabled: bool) -> None:
         word = "enabled" if enabled else "disabled"
@@ -197,111 +170,9 @@ class ServiceAdmin(RegistryAdmin):
                 self.message_user(request, text, level)
 
 
-class ReadOnlyAdmin(RegistryAdmin):
-    """For what only syncing writes."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:  # noqa: ARG002
-        """Nobody."""
-        return False
-
-    has_change_permission = has_delete_permission = has_add_permission
-
-
-@admin.register(ObservedInstance)
-class ObservedInstanceAdmin(ReadOnlyAdmin):
-    """Everything in Consul, ours or not."""
-
-    change_form_template = "admin/inventory/change_form.html"
-    list_display = ["consul_id", "service_name", "place", "sync_status", "health", "health_since", "sync_reason"]
-    list_filter = ["sync_status", "health", "registered_itself", "owner"]
-    search_fields = ["consul_id", "service_name", "address"]
-    fields = [
-        "consul_id", "service_name", "place", "tags", "shown_meta", "weight", "owner", "registered_itself",
-        "sync_reason", "shown_health", "health_since", "shown_checks", "first_seen",
-    ]  # fmt: skip
-
-    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> ObservedInstance | None:
-        """Knows whether its health is current."""
-        row: ObservedInstance | None = super().get_object(request, *args, **kwargs)
-        if row is not None:
-            row.is_current = self.freshness_of(request).is_current  # type: ignore[attr-defined]
-        return row
-
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        """With the banner's text."""
-        extra = {"freshness": self.freshness_of(request), **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, extra)
-
-    @admin.display(description="health")
-    def shown_health(self, row: Any) -> SafeString:
-        """As in the list."""
-        return status_chip(row.health, Health, current=row.is_current)
-
-    @admin.display(description="address", ordering="address")
-    def place(self, row: ObservedInstance) -> str:
-        """`127.0.0.1:8000`"""
-        return f"{row.address}:{row.port}"
-
-    @admin.display(description="meta")
-    def shown_meta(self, row: ObservedInstance) -> str:
-        """As lines."""
-        return "\n".join(f"{key} = {value}" for key, value in sorted(row.meta.items()))
-
-    @admin.display(description="checks")
-    def shown_checks(self, row: ObservedInstance) -> str:
-        """Each with its output, escaped."""
-        return render_to_string("admin/inventory/checks.html", {"checks": row.checks})
-
-
-@admin.register(SyncRun)
-class SyncRunAdmin(ReadOnlyAdmin):
-    """What was done, when, by whose wish, and what became of it."""
-
-    list_display = ["at", "trigger", "actor", "outcome", "changes", "duration", "brief"]
-    list_filter = ["outcome", "trigger", "started_at"]
-    search_fields = ["message", "actor"]
-    fields = ["at", "trigger", "actor", "scope", "outcome", "duration", "message", "shown_items"]
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[SyncRun]:
-        """Without the items, which can be thousands for each run of a list."""
-        return super().get_queryset(request).defer("items")
-
-    @admin.display(description="started", ordering="started_at")
-    def at(self, run: SyncRun) -> str:
-        """To the second."""
-        return f"{run.started_at:%Y-%m-%d %H:%M:%S} UTC"
-
-    @admin.display(description="changes")
-    def changes(self, run: SyncRun) -> str:
-        """`3 registered, 1 failed`"""
-        counts = {name: getattr(run, name) for name in ("registered", "updated", "deregistered", "failed")}
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
-
-    @admin.display(description="message")
-    def brief(self, run: SyncRun) -> str:
-        """The beginning of the message."""
-        return run.message[:120]
-
-    @admin.display(description="took")
-    def duration(self, run: SyncRun) -> str:
-        """In milliseconds."""
-        return f"{run.seconds * 1000:.0f} ms"
-
-    @admin.display(description="items")
-    def shown_items(self, run: SyncRun) -> str:
-        """Each with what changed, field by field, and what became of it."""
-        return render_to_string("admin/inventory/run_items.html", {"items": run.items})
-
-
 def _count(instances: QuerySet[Instance]) -> Coalesce:
     """How many of these a service has, as a subquery."""
     return Coalesce(Subquery(instances.values("service").annotate(n=Count("pk")).values("n")), 0)
-
-
-def _actor(request: HttpRequest) -> str:
-    return request.user.get_username()
 
 
 def _messages_for(outcome: SyncOutcome) -> list[tuple[int, str]]:
