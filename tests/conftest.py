@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from registry_admin.consul import ServiceRegistry
-from tests.parts import ConsulAgent, FlakyProxy, HttpService
+from tests.parts import Certificates, ConsulAgent, ConsulCluster, FlakyProxy, HttpService, RecordingProxy, consul_binary
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +24,45 @@ def consul_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAge
 
 @pytest.fixture
 def make_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ConsulAgent]]:
-    """`make_agent(settings={…}, management_token=…)`: a running agent of one's own, to stop, start and freeze."""
+    """`make_agent(settings={…}, management_token=…, durable=…, tls=…)`: a running agent, to stop, start and freeze."""
     with ExitStack() as stack:
 
         def make(**options: Any) -> ConsulAgent:
             agent = ConsulAgent(tmp_path_factory.mktemp("consul"), **options)
             stack.callback(agent.stop)
             return agent.start()
+
+        yield make
+
+
+@pytest.fixture
+def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ConsulCluster]]:
+    """`make_cluster(settings={…}, …)`: three running servers and a client agent. It takes some 5 s: share it."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> ConsulCluster:
+            cluster = ConsulCluster(tmp_path_factory.mktemp("cluster"), **options)
+            stack.callback(cluster.stop)
+            return cluster.start()
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def make_certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Certificates]:
+    """`make_certificates()`: a new certificate authority with an agent's certificate and a client's."""
+    return lambda: Certificates.make(tmp_path_factory.mktemp("certificates"), consul_binary())
+
+
+@pytest.fixture
+def recording_proxy() -> Iterator[Callable[[ConsulAgent], RecordingProxy]]:
+    """`recording_proxy(agent)`: an HTTP proxy in front of it that notes each request and can spoil chosen answers."""
+    with ExitStack() as stack:
+
+        def make(agent: ConsulAgent) -> RecordingProxy:
+            proxy = RecordingProxy(agent).start()
+            stack.callback(proxy.stop)
+            return proxy
 
         yield make
 

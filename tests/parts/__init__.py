@@ -1,15 +1,21 @@
-"""Real parts that tests are built of: a Consul agent, an HTTP service, a TCP proxy that can be cut, and waiting."""
+"""Real parts that tests are built of: Consul agents and clusters, services, proxies that can be cut, and waiting."""
 
 from tests.parts.agent import ConsulAgent, consul_binary
+from tests.parts.cluster import ConsulCluster
+from tests.parts.recorder import RecordingProxy
 from tests.parts.service import HttpService, ReceivedRequest
 from tests.parts.tcp import FlakyProxy
+from tests.parts.tls import Certificates
 from tests.parts.waiting import free_port, free_ports, wait_until
 
 __all__ = [
+    "Certificates",
     "ConsulAgent",
+    "ConsulCluster",
     "FlakyProxy",
     "HttpService",
     "ReceivedRequest",
+    "RecordingProxy",
     "consul_binary",
     "free_port",
     "free_ports",

@@ -1,4 +1,4 @@
-"""A real Consul agent in development mode, on ports of its own."""
+"""A real Consul agent on ports of its own: in memory, or with a data folder as in production."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import requests
 
 from registry_admin.consul import ConsulConfig
+from tests.parts.tls import Certificates
 from tests.parts.waiting import free_ports, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
+PORTS = ("server", "serf_lan", "serf_wan")  # beside the one for HTTP or HTTPS
 
 
 def consul_binary() -> Path:
@@ -29,11 +33,12 @@ def consul_binary() -> Path:
 
 
 class ConsulAgent:
-    """One agent: `start`, `stop` and `start` again on the same ports (it forgets everything), `freeze` and `thaw`.
+    """One agent: `start`, `stop` (SIGKILL) and `start` again on the same ports, `freeze` and `thaw`.
 
+    It forgets everything when it ends, unless it is `durable`: then it has a data folder, which `lose_state` empties.
     `settings` is Consul's own configuration, or a function that makes it for a version; it is laid over ours. With
-    `management_token`, ACLs are on and deny by default. `.config` and `.env` carry `token`, which is the management
-    token unless another is set.
+    `management_token`, ACLs are on and deny by default. With `tls`, it speaks HTTPS only and wants a client's
+    certificate. `.config` and `.env` carry `token`, which is the management token unless another is set.
     """
 
     def __init__(
@@ -42,28 +47,47 @@ class ConsulAgent:
         *,
         settings: Mapping[str, Any] | Callable[[tuple[int, int]], Mapping[str, Any]] | None = None,
         management_token: str | None = None,
+        durable: bool = False,
+        tls: Certificates | None = None,
         binary: Path | None = None,
     ) -> None:
         self.host = "127.0.0.1"
         self.token = self.management_token = management_token
+        self.ports: Mapping[str, int] = {}
+        self.is_frozen = False
+        self._tls, self._durable = tls, durable
         self._binary, self._folder = binary or consul_binary(), folder
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
         self._settings = dict(settings(self.version) if callable(settings) else settings or {})
 
     @property
+    def port(self) -> int:
+        """Of its HTTP or HTTPS API; 0 before the first start."""
+        return self.ports.get("https" if self._tls else "http", 0)
+
+    @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     @property
     def config(self) -> ConsulConfig:
         """For ConsulApi and ServiceRegistry."""
-        return ConsulConfig(host=self.host, port=self.port, token=self.token)
+        if self._tls is None:
+            return ConsulConfig(host=self.host, port=self.port, token=self.token)
+        return ConsulConfig(
+            host=self.host,
+            port=self.port,
+            scheme="https",
+            token=self.token,
+            verify=self._tls.ca,
+            cert=self._tls.client,
+        )
 
     @property
     def env(self) -> dict[str, str]:
         """For processes that read Consul's own variables, Consul's command line included."""
-        return {"CONSUL_HTTP_ADDR": self.url} | ({"CONSUL_HTTP_TOKEN": self.token} if self.token else {})
+        token = {"CONSUL_HTTP_TOKEN": self.token} if self.token else {}
+        return {"CONSUL_HTTP_ADDR": self.url} | token | (self._tls.env if self._tls else {})
 
     @functools.cached_property
     def version(self) -> tuple[int, int]:
@@ -85,36 +109,59 @@ class ConsulAgent:
         assert self._process, "the agent is not running"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and neither stopped nor frozen since."""
+        return self._process is not None and not self.is_frozen
+
     def start(self) -> ConsulAgent:
-        """Starts it and waits until it has elected itself and knows its own node."""
-        if not self.port:
+        """Starts it and waits until there is a leader and it knows its own node."""
+        self.launch()
+        return self.await_ready()
+
+    def launch(self) -> None:
+        """Starts it without waiting."""
+        if not self.ports:
             self._configure()
+        mode = ["-data-dir", self._data] if self._durable else ["-dev"]
         with self._log.open("ab") as log:
-            arguments = [self._binary, "agent", "-dev", "-config-file", self._folder / "agent.json"]
+            arguments = [self._binary, "agent", *mode, "-config-file", self._folder / "agent.json"]
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
-        wait_until(self._is_ready, 30, "the Consul agent to be ready")
+
+    def await_ready(self) -> ConsulAgent:
+        """Waits until it sees a leader and its node's catalog."""
+        wait_until(self._is_ready, 60, "the Consul agent to be ready")
         return self
 
     def stop(self) -> None:
-        """Ends it; an agent in development mode has lost everything then."""
+        """Ends it at once; one that isn't `durable` has lost everything then."""
         if self._process:
-            self.thaw()
             self._process.kill()
             self._process.wait()
             self._process = None
+            self.is_frozen = False
+
+    def lose_state(self) -> None:
+        """Ends it and empties its data folder, as on a machine that was replaced."""
+        self.stop()
+        shutil.rmtree(self._data, ignore_errors=True)
 
     def freeze(self) -> None:
         """Stops the process where it stands: connections stay open and get no answer."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.is_frozen = True
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+        self.is_frozen = False
 
     def request(self, method: str, path: str, *, body: object = None) -> Any:
         """Speaks to the agent without the code under test, as management; returns the decoded reply."""
         headers = {"X-Consul-Token": self.management_token} if self.management_token else {}
         with requests.Session() as session:
             session.trust_env = False
+            if self._tls:
+                session.verify, session.cert = self._tls.ca, self._tls.client
             response = session.request(method, self.url + path, json=body, headers=headers, timeout=10)
         assert response.ok, f"{method} {path}: {response.status_code} {response.text}"
         try:
@@ -125,10 +172,10 @@ class ConsulAgent:
     def forget_services(self) -> None:
         """Takes everything off the agent that a test has registered."""
         for service_id in self.request("GET", "/v1/agent/services"):
-            self.request("PUT", f"/v1/agent/service/deregister/{requests.utils.quote(service_id, safe='')}")
+            self.request("PUT", f"/v1/agent/service/deregister/{quote(service_id, safe='')}")
         for check_id in self.request("GET", "/v1/agent/checks"):
             if check_id != "_node_maintenance":
-                self.request("PUT", f"/v1/agent/check/deregister/{requests.utils.quote(check_id, safe='')}")
+                self.request("PUT", f"/v1/agent/check/deregister/{quote(check_id, safe='')}")
 
     def make_token(self, rules: str) -> str:
         """A new ACL token that may do what `rules` (Consul's policy language) say."""
@@ -140,11 +187,16 @@ class ConsulAgent:
     def _log(self) -> Path:
         return self._folder / "agent.log"
 
+    @property
+    def _data(self) -> Path:
+        return self._folder / "data"
+
     def _configure(self) -> None:
-        names = ["http", "server", "serf_lan", "serf_wan"]
-        ports = dict(zip(names, free_ports(len(names)), strict=True)) | {"dns": -1, "grpc": -1}
+        names = ["https" if self._tls else "http", *PORTS]
+        ports = {"http": -1} | dict(zip(names, free_ports(len(names)), strict=True)) | {"dns": -1, "grpc": -1}
         if self.version >= (1, 14):
             ports["grpc_tls"] = -1
+        ports |= self._settings.get("ports", {})
         settings: dict[str, Any] = {
             "bind_addr": self.host,
             "client_addr": self.host,
@@ -155,10 +207,13 @@ class ConsulAgent:
             first = "initial_management" if self.version >= (1, 11) else "master"
             tokens = {first: self.management_token, "agent": self.management_token}
             settings["acl"] = {"enabled": True, "default_policy": "deny", "tokens": tokens}
-        own_ports = self._settings.get("ports", {})
-        settings |= self._settings | {"ports": ports | own_ports}
+        if self._durable:
+            settings |= {"server": True, "bootstrap_expect": 1, "performance": {"raft_multiplier": 1}}
+        if self._tls:
+            settings |= self._tls.settings(self.version)
+        settings |= self._settings | {"ports": ports}
         (self._folder / "agent.json").write_text(json.dumps(settings))
-        self.port = ports["http"]
+        self.ports = ports
 
     def _is_ready(self) -> bool:
         assert self._process

@@ -1,0 +1,190 @@
+"""An HTTP proxy in front of an agent that notes what is asked and answered, and that can spoil chosen answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+
+from registry_admin.consul import ConsulConfig
+from tests.parts.agent import ConsulAgent
+from tests.parts.service import HttpService, ReceivedRequest
+
+REGISTER, DEREGISTER = "/v1/agent/service/register", "/v1/agent/service/deregister/"
+_LONGEST_WAIT_S = 660.0  # a blocking query's, with what Consul adds to it
+_NOT_PASSED_ON = frozenset({"accept-encoding", "connection", "content-length", "date", "server", "transfer-encoding"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """A request that has been answered: `at` is when it came (monotonic seconds), `status` what the client got."""
+
+    method: str
+    path: str
+    body: bytes
+    at: float
+    seconds: float
+    status: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is done to the requests it fits: see `RecordingProxy.spoil`."""
+
+    pattern: str
+    containing: str
+    status: int | None
+    body: bytes | None
+    headers: Mapping[str, str]
+    delay_s: float
+
+    def fits(self, request: ReceivedRequest) -> bool:
+        found = re.search(self.pattern, f"{request.method} {request.path}")
+        return bool(found) and self.containing.encode() in request.body
+
+
+class RecordingProxy:
+    """`exchanges` holds what was asked of `agent` through it. `.config` and `.env` are the agent's, but lead here."""
+
+    def __init__(self, agent: ConsulAgent) -> None:
+        self._agent = agent
+        self.exchanges: list[Exchange] = []
+        self._faults: tuple[Fault, ...] = ()
+        self._upstream: set[http.client.HTTPConnection] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._server = HttpService(answer=self._answer)
+
+    def start(self) -> RecordingProxy:
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends it, and every request that is under way."""
+        self._closing.set()
+        self._server.stop()
+        with self._lock:
+            for connection in self._upstream:
+                with suppress(OSError, AttributeError):
+                    connection.sock.shutdown(2)
+
+    @property
+    def host(self) -> str:
+        return self._server.host
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    @property
+    def config(self) -> ConsulConfig:
+        return ConsulConfig(host=self.host, port=self.port, token=self._agent.token)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return self._agent.env | {"CONSUL_HTTP_ADDR": self.url}
+
+    def spoil(
+        self,
+        pattern: str,
+        *,
+        containing: str = "",
+        status: int | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay_s: float = 0,
+    ) -> Fault:
+        """Spoils requests in whose `METHOD /path?query` this pattern is found, and whose body holds `containing`.
+
+        They wait for `delay_s`. Then, with a `status`, they are answered so without reaching the agent; without one the
+        agent is asked. `body` and `headers` replace those of the reply. The latest fault that fits is the one.
+        """
+        fault = Fault(
+            pattern=pattern, containing=containing, status=status, body=body, headers=headers or {}, delay_s=delay_s
+        )
+        self._faults = (fault, *self._faults)
+        return fault
+
+    def mend(self, fault: Fault | None = None) -> None:
+        """Ends this fault, or all of them."""
+        self._faults = tuple(one for one in self._faults if fault is not None and one is not fault)
+
+    def asked(self, pattern: str) -> list[Exchange]:
+        """What was asked in whose `METHOD /path?query` this regular expression is found."""
+        return [one for one in list(self.exchanges) if re.search(pattern, f"{one.method} {one.path}")]
+
+    def registrations(self) -> Counter[str]:
+        """How often each instance ID was registered with success."""
+        done = (one for one in self.asked(f"^PUT {REGISTER}") if one.status == 200)
+        return Counter(str(json.loads(one.body)["ID"]) for one in done)
+
+    def deregistrations(self) -> Counter[str]:
+        """How often each instance ID, as it stands in the URL, was deregistered with success."""
+        done = (one for one in self.asked(f"^PUT {DEREGISTER}") if one.status == 200)
+        return Counter(one.path.removeprefix(DEREGISTER) for one in done)
+
+    def forget(self) -> None:
+        """Begins to record anew."""
+        self.exchanges.clear()
+
+    def _answer(self, handler: BaseHTTPRequestHandler, request: ReceivedRequest) -> None:
+        at = time.monotonic()
+        fault = next((one for one in self._faults if one.fits(request)), None)
+        if fault is not None and fault.delay_s:
+            self._closing.wait(fault.delay_s)
+        if fault is not None and fault.status is not None:
+            status, headers, body = fault.status, dict[str, str](), b""
+        else:
+            try:
+                status, headers, body = self._ask(request)
+            except (OSError, http.client.HTTPException):  # the agent is away: so are we
+                handler.close_connection = True
+                return
+        if fault is not None:
+            spoilt = {name.lower() for name in fault.headers}
+            headers = {name: value for name, value in headers.items() if name.lower() not in spoilt} | dict(
+                fault.headers
+            )
+            body = body if fault.body is None else fault.body
+        self.exchanges.append(
+            Exchange(
+                method=request.method,
+                path=request.path,
+                body=request.body,
+                at=at,
+                seconds=time.monotonic() - at,
+                status=status,
+            )
+        )
+        handler.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    def _ask(self, request: ReceivedRequest) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self._agent.host, self._agent.port, timeout=_LONGEST_WAIT_S)
+        with self._lock:
+            self._upstream.add(connection)
+        try:
+            sent = {name: value for name, value in request.headers.items() if name.lower() not in _NOT_PASSED_ON}
+            connection.request(request.method, request.path, body=request.body or None, headers=sent)
+            reply = connection.getresponse()
+            body = reply.read()
+            kept = {name: value for name, value in reply.getheaders() if name.lower() not in _NOT_PASSED_ON}
+            return reply.status, kept, body
+        finally:
+            with self._lock:
+                self._upstream.discard(connection)
+            connection.close()
