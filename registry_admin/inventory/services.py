@@ -16,13 +16,15 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from registry_admin.consul.api import ConsulApi
+from registry_admin.consul.observe import Observation
 from registry_admin.errors import ConsulUnavailableError, RegistryError, StoreUnavailableError, UnsafePlanError
 from registry_admin.inventory import mirror
 from registry_admin.inventory.conf import conf, consul_api
 from registry_admin.inventory.models import ConsulContact, Service, SyncRun
 from registry_admin.inventory.selectors import Inventory, read_inventory
 from registry_admin.reconcile.apply import ItemResult, apply_items
-from registry_admin.reconcile.plan import Action, Plan, make_plan
+from registry_admin.reconcile.compare import make_plan
+from registry_admin.reconcile.plan import Action, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -141,10 +143,11 @@ def _pass(
 def _look(api: ConsulApi, *, prune: bool, revive: Collection[str] = ()) -> tuple[dict[str, Any], str, Plan, Inventory]:
     owner = conf.owner
     observed = api.agent_instances()
-    inventory = read_inventory(observed, revive=revive)
+    inventory = read_inventory(Observation(node="", node_id="", here=observed), revive=revive)
     # What can't be registered as it stands is left as it is: neither put in nor, being declared, taken out.
     comparable = {key: instance for key, instance in observed.items() if key not in inventory.broken}
-    return observed, owner, make_plan(inventory.declared, comparable, owner=owner, prune=prune), inventory
+    seen = Observation(node="", node_id="", here=comparable)
+    return observed, owner, make_plan(inventory.declared, seen, owner=owner, prune=prune), inventory
 
 
 def _restricted(plan: Plan, only: Collection[str] | None) -> Plan:

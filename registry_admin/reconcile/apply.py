@@ -73,13 +73,13 @@ def apply_items(
 
 
 def _carry_out(item: PlanItem, api: ConsulApi, owner: str) -> None:
-    if item.action is Action.DEREGISTER:
+    if item.action in (Action.DEREGISTER, Action.EVICT):
         api.deregister(item.id)
     elif item.spec is not None:
         marks = {META_OWNER: owner}
         if item.observed is not None and item.observed.registered_itself:
             marks[META_SELF] = item.observed.meta[META_SELF]  # so that the module still knows its own registration
-        api.register(item.spec, marks=marks)
+        api.register(item.spec, marks=marks, passing=item.passing)
         if item.observed is not None:
             for check_id in _stale_checks(item.spec, item.observed):
                 api.deregister_check(check_id)

@@ -9,16 +9,22 @@ from typing import Any
 from registry_admin.reconcile.apply import ItemResult
 from registry_admin.reconcile.plan import Action, Plan, PlanItem
 
-SYMBOLS = {Action.REGISTER: "+", Action.UPDATE: "~", Action.DEREGISTER: "-", Action.LEAVE: "·"}
-STYLES = {Action.REGISTER: "green", Action.UPDATE: "yellow", Action.DEREGISTER: "red", Action.LEAVE: "dim"}
-PAST = {Action.REGISTER: "registered", Action.UPDATE: "updated", Action.DEREGISTER: "deregistered"}
+SYMBOLS = {Action.REGISTER: "+", Action.UPDATE: "~", Action.DEREGISTER: "-", Action.EVICT: "x", Action.LEAVE: "·"}
+STYLES = {
+    Action.REGISTER: "green", Action.UPDATE: "yellow", Action.DEREGISTER: "red", Action.EVICT: "magenta",
+    Action.LEAVE: "dim",
+}  # fmt: skip
+PAST = {
+    Action.REGISTER: "registered", Action.UPDATE: "updated", Action.DEREGISTER: "deregistered", Action.EVICT: "evicted",
+}  # fmt: skip
 
 
 def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     """(style, text) for each line: the changes, then what is left alone and why, then the summary."""
     for item in (*plan.changes, *plan.of(Action.LEAVE)):
         yield STYLES[item.action], f"  {SYMBOLS[item.action]} {visible(item.service)}  {visible(item.id)}"
-        yield "dim", f"      # {visible(item.reason)}"
+        cause = f" [{item.cause}]" if item.cause and not item.reason.startswith(item.cause) else ""
+        yield "dim", f"      # {visible(item.reason)}{cause}"
         if item.action is not Action.LEAVE:
             yield from (("", line) for line in _field_lines(item))
     if plan.items:

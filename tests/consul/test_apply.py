@@ -11,7 +11,9 @@ import pytest
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ConsulConfig, Health, ServiceSpec
 from registry_admin.consul.types import META_DIGEST, META_OWNER, META_SELF
 from registry_admin.reconcile.apply import CONCURRENCY, ItemResult, apply_items
-from registry_admin.reconcile.plan import Declared, make_plan
+from registry_admin.consul.observe import Observation
+from registry_admin.reconcile.compare import make_plan
+from registry_admin.reconcile.plan import Declared
 from tests.parts import wait_until
 
 OWNER = "us"
@@ -32,7 +34,7 @@ def spec(instance_id: str, **fields: Any) -> ServiceSpec:
 def reconcile(api: ConsulApi, *declared: ServiceSpec | Declared, **options: Any) -> list[ItemResult]:
     """One pass as the product makes it."""
     wanted = [one if isinstance(one, Declared) else Declared(spec=one) for one in declared]
-    plan = make_plan(wanted, api.agent_instances(), owner=OWNER)
+    plan = make_plan(wanted, Observation(node="", node_id="", here=api.agent_instances()), owner=OWNER)
     return apply_items(plan.items, api, owner=OWNER, **options)
 
 
@@ -138,7 +140,7 @@ def test_once_consul_is_away_the_rest_is_not_tried(consul_agent, flaky_proxy):
     proxy = flaky_proxy(consul_agent.host, consul_agent.port)
     api = ConsulApi(ConsulConfig(host=proxy.host, port=proxy.port))
     many = [Declared(spec=spec(f"api-{number:03}", port=number + 1)) for number in range(10 * CONCURRENCY)]
-    plan = make_plan(many, {}, owner=OWNER)
+    plan = make_plan(many, Observation(node="", node_id="", here={}), owner=OWNER)
     proxy.cut()
 
     results = apply_items(plan.items, api, owner=OWNER)
