@@ -128,9 +128,9 @@ class ConsulApi(consul.Consul):
 
         The node's own checks count for each instance, as they do in Consul.
         """
-        services = self.agent_services().data
+        services = self._read(["agent", "services"], shape=dict).data
         checks: dict[str, list[CheckResult]] = {"": []}  # by instance ID; the node's own have none
-        for raw in self.agent_checks().data.values():
+        for raw in self._read(["agent", "checks"], shape=dict).data.values():
             result = CheckResult.from_consul(raw)
             checks.setdefault(str(raw.get("ServiceID") or ""), []).append(result)
         return {
@@ -144,16 +144,7 @@ class ConsulApi(consul.Consul):
         response = self.http.request("GET", path)
         if response.code == 404:
             return None
-        reply = _reply(response, shape=dict, what=path, where=self.config.url)
-        return ServiceInstance.from_agent(reply.data, ())
-
-    def agent_services(self) -> Reply[dict[str, Any]]:
-        """All that is registered on this agent as Consul shows it, by instance ID, without checks."""
-        return self._read(["agent", "services"], shape=dict)
-
-    def agent_checks(self) -> Reply[dict[str, Any]]:
-        """Every check on this agent as Consul shows it, by check ID; those of the node itself have no ServiceID."""
-        return self._read(["agent", "checks"], shape=dict)
+        return ServiceInstance.from_agent(self._parsed(response, path, shape=dict).data, ())
 
     def agent_node(self) -> tuple[str, str]:
         """The agent's node name and ID; also the cheapest proof that an agent answers and that the token may read it.
@@ -166,20 +157,15 @@ class ConsulApi(consul.Consul):
             raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: it doesn't name its node.")
         return name, str(node_id or "")
 
-    def nodes(self) -> Reply[list[str]]:
-        """The names of all nodes in the catalog. A stale read: it goes on without a leader."""
-        reply = self._read(["catalog", "nodes"], shape=list, stale=True)
-        names = [node.get("Node") if isinstance(node, dict) else None for node in reply.data]
-        if not all(isinstance(name, str) for name in names):
-            raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: a node without a name.")
-        return replace(reply, data=names)
+    def text(self, *path: str, index: int = 0, wait_s: float = 0, stale: bool = False) -> Reply[str]:
+        """The body of `GET /v1/…`, not parsed: for who reads the same thing again and again, or only wants the index.
 
-    def node(self, name: str) -> Reply[dict[str, Any] | None]:
-        """A node and its `Services` as Consul shows them, or None where there is no such node. A stale read.
-
-        Raises InvalidValueError for a name that no URL can hold.
+        Blocks up to `wait_s` seconds where `index` is given. `stale`: any server may answer, so it goes on without a
+        leader. Raises InvalidValueError for a path that no URL can hold.
         """
-        return self._read(["catalog", "node", name], shape=dict | None, stale=True)
+        response = self._get(path, index=index, wait_s=wait_s, stale=stale)
+        self._require_found(response, _path(path))
+        return _reply(response, response.body)
 
     def leader(self) -> str:
         """The cluster leader's address, or nothing while there is none."""
@@ -192,9 +178,9 @@ class ConsulApi(consul.Consul):
             raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: a service's tags are no list.")
         return replace(reply, data={name: [str(tag) for tag in tags or ()] for name, tags in reply.data.items()})
 
-    def health_states(self, *, index: int = 0, wait_s: float = 0, stale: bool = False) -> Reply[list[dict[str, Any]]]:
+    def health_states(self, *, index: int = 0, wait_s: float = 0) -> Reply[list[dict[str, Any]]]:
         """Every check in the catalog as Consul shows it. Blocks up to `wait_s` seconds where `index` is given."""
-        reply = self._read(["health", "state", "any"], shape=list, index=index, wait_s=wait_s, stale=stale)
+        reply = self._read(["health", "state", "any"], shape=list, index=index, wait_s=wait_s)
         if not all(isinstance(check, dict) for check in reply.data):
             raise InvalidReplyError(f"Consul at {self.config.url} gave an invalid reply: a check is no object.")
         return reply
@@ -232,12 +218,24 @@ class ConsulApi(consul.Consul):
         self,
         segments: Sequence[str],
         *,
-        shape: Any,
+        shape: type,
         params: Iterable[tuple[str, str]] = (),
         index: int = 0,
         wait_s: float = 0,
         stale: bool = False,
     ) -> Reply[Any]:
+        response = self._get(segments, params, index=index, wait_s=wait_s, stale=stale)
+        return self._parsed(response, _path(segments), shape=shape)
+
+    def _get(
+        self,
+        segments: Sequence[str],
+        params: Iterable[tuple[str, str]] = (),
+        *,
+        index: int,
+        wait_s: float,
+        stale: bool,
+    ) -> consul.base.Response:
         pairs = [*params, *([("stale", "")] if stale else [])]
         read_timeout = None
         if index > 0 and wait_s > 0:  # a wait of 0 would mean Consul's default of 5 minutes
@@ -245,20 +243,28 @@ class ConsulApi(consul.Consul):
             pairs += [("index", str(index)), ("wait", f"{max(int(wait_s * 1000), 1)}ms")]
             # Consul adds up to wait/16 of its own, so that blocking queries don't all return together.
             read_timeout = wait_s + wait_s / 16 + self.config.read_timeout
-        response = self.http.request("GET", _path(segments), pairs, read_timeout=read_timeout)
-        return _reply(response, shape=shape, what=_path(segments), where=self.config.url)
+        return self.http.request("GET", _path(segments), pairs, read_timeout=read_timeout)
+
+    def _parsed(self, response: consul.base.Response, path: str, *, shape: type) -> Reply[Any]:
+        self._require_found(response, path)
+        refusal = f"Consul at {self.config.url} gave an invalid reply to {path}"
+        try:
+            data = json.loads(response.body)
+        except (ValueError, RecursionError):
+            raise InvalidReplyError(f"{refusal}: not JSON.") from None
+        if not isinstance(data, shape):
+            raise InvalidReplyError(f"{refusal}: {type(data).__name__} where {shape.__name__} was expected.")
+        return _reply(response, data)
+
+    def _require_found(self, response: consul.base.Response, path: str) -> None:
+        if response.code == 404:
+            message = (
+                f"Consul at {self.config.url} gave an invalid reply to {path}: 404; is this really a Consul agent?"
+            )
+            raise InvalidReplyError(message, status=404)
 
 
-def _reply(response: consul.base.Response, *, shape: Any, what: str, where: str) -> Reply[Any]:
-    refusal = f"Consul at {where} gave an invalid reply to {what}"
-    if response.code == 404:
-        raise InvalidReplyError(f"{refusal}: 404; is this really a Consul agent?", status=404)
-    try:
-        data = json.loads(response.body)
-    except (ValueError, RecursionError):
-        raise InvalidReplyError(f"{refusal}: not JSON.") from None
-    if not isinstance(data, shape):
-        raise InvalidReplyError(f"{refusal}: {type(data).__name__} where {shape.__name__} was expected.")
+def _reply(response: consul.base.Response, data: T) -> Reply[T]:
     index = response.headers.get("X-Consul-Index", "0")
     return Reply(
         data=data,

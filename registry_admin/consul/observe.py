@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from registry_admin.consul.api import ConsulApi, Reply
-from registry_admin.consul.types import CheckResult, ServiceInstance
+from registry_admin.consul.entries import Entries
+from registry_admin.consul.types import CheckResult, ServiceInstance, health_of
 from registry_admin.errors import ConsulUnavailableError, InvalidReplyError, InvalidValueError
 
-CONSUL_ITSELF = "consul"  # servers register themselves in the catalog under this name
+NODES_AT_ONCE = 8
+_ITSELF = "consul"  # servers register themselves in the catalog under this name
+_NO_LEADER = ("No cluster leader", "No known Consul servers")  # how Consul says it with a 500
+
+T = TypeVar("T")
+_Service = tuple[str, ServiceInstance]  # an instance's ID, and what is registered under it: without its checks
+_Check = tuple[str, CheckResult]  # the ID of the instance that it belongs to, "" for the node itself, and what it said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +28,8 @@ class Observation:
     """Everything that Consul has, as one look found it.
 
     `node_id` changes when our agent has lost its data folder. `here` is what is registered on our agent, by instance
-    ID, as the agent itself says: no lag. `elsewhere` is on the other nodes, as the catalog says. `filtered`: ACLs have
-    left something out; before Consul 1.11 nothing tells that.
+    ID, as the agent itself says: without delay. `elsewhere` is on the other nodes, as the catalog says. `filtered`:
+    ACLs have left something out; before Consul 1.11 nothing tells that.
     """
 
     node: str
@@ -30,68 +40,160 @@ class Observation:
 
 
 class Observer:
-    """Looks at Consul through one ConsulApi."""
+    """Looks at Consul through one ConsulApi, and remembers what it saw. Safe to share between threads.
+
+    An instance of which Consul says the same as at the last look is the same object again.
+    """
 
     def __init__(self, api: ConsulApi) -> None:
         self._api = api
+        self._services = Entries(_service, keyed=True)
+        self._checks = Entries(lambda _id, raw: _check(raw), keyed=True)
+        self._states = Entries(lambda _id, raw: (str(raw.get("Node") or ""), _check(raw)), keyed=False)
+        self._here = _Node()
+        self._others: Mapping[str, _Node] = {}
 
     def look(self) -> Observation:
-        """Reads everything once. Raises ConsulUnavailableError, also without a leader, and ConsulRefusedError."""
-        node, node_id = self._api.agent_node()
-        self._require(self._api.leader())
-        services, checks, nodes = self._api.agent_services(), self._api.agent_checks(), self._api.nodes()
-        self._require(nodes.known_leader)
-        others = [name for name in nodes.data if name.lower() != node.lower()]
-        elsewhere, filtered = self._elsewhere(others) if others else ((), False)
-        by_id = _by_instance(checks.data.values())
-        of_node = by_id.get(("", ""), ())
+        """Reads everything once.
+
+        Raises ConsulUnavailableError, which says so where the cluster has no leader, and ConsulRefusedError.
+        """
+        try:
+            return self._look()
+        except ConsulUnavailableError as error:
+            if error.status is not None and any(words in str(error) for words in _NO_LEADER):
+                raise self._no_leader(error.status) from error
+            raise
+
+    def _look(self) -> Observation:
+        name, node_id = self._api.agent_node()
+        if not self._api.leader():
+            raise self._no_leader()
+        # First services, then checks: what is registered in between would else be seen without its checks, as passing.
+        services, checks = self._api.text("agent", "services"), self._api.text("agent", "checks")
+        here = self._here.seen_again(name, self._read(self._services, services), self._read(self._checks, checks))
+        nodes = self._stale("catalog", "nodes")
+        others = [node for node in self._names(nodes) if node.lower() != name.lower()]
+        elsewhere, filtered = self._look_elsewhere(others)
+        self._here = here
         return Observation(
-            node=node,
+            node=name,
             node_id=node_id,
-            here={
-                key: ServiceInstance.from_agent(raw, (*by_id.get(("", key), ()), *of_node), node=node)
-                for key, raw in services.data.items()
-            },
+            here=here.instances,
             elsewhere=elsewhere,
             filtered=filtered or any(reply.filtered_by_acls for reply in (services, checks, nodes)),
         )
 
-    def _elsewhere(self, names: list[str]) -> tuple[tuple[ServiceInstance, ...], bool]:
-        replies: list[Reply[Any]] = []
-        for name in names:
-            try:
-                replies.append(self._api.node(name))
-            except InvalidValueError:
-                continue  # a name that no URL can hold: nobody can look there
-        states = self._api.health_states(stale=True)
-        checks = _by_instance(states.data, by_node=True)
-        found = []
-        for reply in replies:
-            self._require(reply.known_leader)
-            if reply.data is None:
-                continue  # it has gone since it was listed
-            node, services = reply.data.get("Node"), reply.data.get("Services") or {}
-            if not isinstance(node, dict) or not isinstance(services, dict):
-                raise InvalidReplyError("Consul's reply is not what it should be: a node without its Services.")
-            name, address = str(node.get("Node") or ""), str(node.get("Address") or "")
-            found += [
-                ServiceInstance.from_node(
-                    raw, (*checks.get((name, key), ()), *checks.get((name, ""), ())), node=name, node_address=address
-                )
-                for key, raw in services.items()
-                if not isinstance(raw, dict) or raw.get("Service") != CONSUL_ITSELF
-            ]
-        return tuple(found), states.filtered_by_acls or any(reply.filtered_by_acls for reply in replies)
+    def _look_elsewhere(self, names: list[str]) -> tuple[tuple[ServiceInstance, ...], bool]:
+        """What is on these nodes, and whether ACLs have left something out of it."""
+        if not names:
+            self._others = {}
+            return (), False
+        with ThreadPoolExecutor(min(NODES_AT_ONCE, len(names))) as pool:
+            replies = dict(zip(names, pool.map(self._read_node, names), strict=True))
+        states = self._stale("health", "state", "any")
+        checks: dict[str, list[_Check]] = {}
+        for name, check in self._read(self._states, states):
+            checks.setdefault(name, []).append(check)
+        others = {}
+        for name, reply in replies.items():
+            if reply is not None and reply.data.strip() != "null":  # that is: it has gone since it was listed
+                before = self._others.get(name, _Node())
+                services = before.services if reply.data == before.text else self._parse_node(reply.data)
+                others[name] = before.seen_again(name, services, tuple(checks.get(name, ())), text=reply.data)
+        self._others = others
+        found = (instance for node in others.values() for instance in node.instances.values())
+        return tuple(found), any(reply.filtered_by_acls for reply in (states, *replies.values()) if reply is not None)
 
-    def _require(self, leader: object) -> None:
-        if not leader:
-            raise ConsulUnavailableError(f"Consul at {self._api.config.url} has no leader.", status=500)
+    def _read_node(self, name: str) -> Reply[str] | None:
+        try:
+            return self._stale("catalog", "node", name)
+        except InvalidValueError:
+            return None  # a stranger's name, such as `..`, that no URL can hold: nobody can look there
+
+    def _parse_node(self, text: str) -> tuple[_Service, ...]:
+        """What is registered on a node, without Consul's own servers."""
+        data = self._parse(text, dict)
+        node, services = data.get("Node"), data.get("Services")
+        services = {} if services is None else services  # null is how Go writes an empty one
+        if not isinstance(node, dict) or not isinstance(services, dict):
+            raise self._invalid("a node without its Services")
+        address = str(node.get("Address") or "")
+        found = ((key, ServiceInstance.from_agent(raw, (), node_address=address)) for key, raw in services.items())
+        return tuple((key, service) for key, service in found if service.service != _ITSELF)
+
+    def _names(self, nodes: Reply[str]) -> list[str]:
+        found: list[Any] = self._parse(nodes.data, list)
+        names = [node.get("Node") for node in found if isinstance(node, dict)]
+        if len(names) != len(found) or not all(isinstance(name, str) for name in names):
+            raise self._invalid("a node without a name")
+        return [str(name) for name in names]
+
+    def _stale(self, *path: str) -> Reply[str]:
+        """A read that any server may answer. What one without a leader says is no proof that anything is gone."""
+        reply = self._api.text(*path, stale=True)
+        if not reply.known_leader:
+            raise self._no_leader()
+        return reply
+
+    def _read(self, entries: Entries[T], reply: Reply[str]) -> tuple[T, ...]:
+        try:
+            return entries.read(reply.data)
+        except ValueError as error:
+            raise self._invalid(str(error)) from None
+
+    def _parse(self, text: str, shape: type[T]) -> T:
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            raise self._invalid("not JSON") from None
+        if not isinstance(data, shape):
+            raise self._invalid(f"{type(data).__name__} where {shape.__name__} was expected")
+        return data
+
+    def _invalid(self, why: str) -> InvalidReplyError:
+        return InvalidReplyError(f"Consul at {self._api.config.url} gave an invalid reply: {why}.")
+
+    def _no_leader(self, status: int = 200) -> ConsulUnavailableError:
+        where = self._api.config.url
+        return ConsulUnavailableError(
+            f"Consul at {where} has no leader: its servers can't agree on one.", status=status
+        )
 
 
-def _by_instance(raw_checks: Any, *, by_node: bool = False) -> dict[tuple[str, str], tuple[CheckResult, ...]]:
-    found: dict[tuple[str, str], tuple[CheckResult, ...]] = {}
-    for raw in raw_checks:
-        result = CheckResult.from_consul(raw)
-        key = (str(raw.get("Node") or "") if by_node else "", str(raw.get("ServiceID") or ""))
-        found[key] = (*found.get(key, ()), result)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class _Node:
+    """A node's instances as they were seen last, and what they were made of."""
+
+    name: str = ""
+    text: str = ""
+    services: tuple[_Service, ...] = ()
+    checks: tuple[_Check, ...] = ()
+    instances: Mapping[str, ServiceInstance] = field(default_factory=lambda: MappingProxyType({}))
+
+    def seen_again(
+        self, name: str, services: tuple[_Service, ...], checks: tuple[_Check, ...], *, text: str = ""
+    ) -> _Node:
+        """The node as it is now. Its own checks count for each of its instances, as they do in Consul."""
+        if (name, services, checks) == (self.name, self.services, self.checks):
+            return self if text == self.text else replace(self, text=text)
+        results: dict[str, list[CheckResult]] = {}
+        for owner, result in checks:
+            results.setdefault(owner, []).append(result)
+        of_node, before = results.pop("", []), dict(self.services)
+        instances = {}
+        for key, service in services:
+            said = (*results.get(key, ()), *of_node)
+            known = self.instances.get(key)
+            if known is None or name != self.name or said != known.checks or service != before[key]:
+                known = replace(service, node=name, checks=said, health=health_of(said))
+            instances[key] = known
+        return _Node(name=name, text=text, services=services, checks=checks, instances=MappingProxyType(instances))
+
+
+def _service(key: str, raw: dict[str, Any]) -> _Service:
+    return key, ServiceInstance.from_agent(raw, ())
+
+
+def _check(raw: dict[str, Any]) -> _Check:
+    return str(raw.get("ServiceID") or ""), CheckResult.from_consul(raw)

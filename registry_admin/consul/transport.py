@@ -133,7 +133,7 @@ class Transport(consul.base.HTTPClient):
         if code >= 300 and token:
             text = text.replace(token, "(token)")  # a proxy's error page may show the request that it got
         if code >= 300 and code != 404:
-            raise _error_for(code, text, what=f"{method} {_shown(path)}", where=self.base_uri, token=token)
+            raise _error_for(code, text, what=f"{method} {one_line(_shown(path))}", where=self.base_uri, token=token)
         return consul.base.Response(code, response.headers, body if raw else text)
 
     def _address(self, path: str, params: Any, headers: Mapping[str, str] | None) -> tuple[str, dict[str, str]]:

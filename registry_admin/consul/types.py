@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -175,7 +176,7 @@ class ServiceSpec:
             "check": self.check.effective,
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A fingerprint of `fields`, kept in Consul's Meta."""
         canonical = json.dumps(self.fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -303,8 +304,8 @@ class ServiceInstance:
             return False
         return True
 
-    @property
-    def own_meta(self) -> dict[str, str]:
+    @cached_property
+    def own_meta(self) -> Mapping[str, str]:
         """The meta without our marks."""
         return {key: value for key, value in self.meta.items() if key not in RESERVED_META}
 
@@ -318,7 +319,7 @@ class ServiceInstance:
         """The inventory that owns it, or nothing."""
         return self.meta.get(META_OWNER, "")
 
-    @property
+    @cached_property
     def evict_after(self) -> str:
         """After how long in a critical state it is to be taken out (`30s`), or nothing where nobody said so.
 
@@ -341,14 +342,12 @@ class ServiceInstance:
         return "\n".join(text for check in failing if (text := check.notes if check.is_maintenance else check.output))
 
     @classmethod
-    def from_agent(cls, raw: object, checks: tuple[CheckResult, ...], *, node: str = "") -> Self:
-        """From an entry of `/v1/agent/services` and this instance's checks; `node` is that agent's."""
-        return cls._from(_mapping(raw, "a service"), checks, node=node, fallback_address="")
+    def from_agent(cls, raw: object, checks: tuple[CheckResult, ...], *, node_address: str = "") -> Self:
+        """From an entry of `/v1/agent/services`, or of `Services` in `/v1/catalog/node/…`, and this instance's checks.
 
-    @classmethod
-    def from_node(cls, raw: object, checks: tuple[CheckResult, ...], *, node: str, node_address: str) -> Self:
-        """From an entry of `Services` in `/v1/catalog/node/…` and this instance's checks."""
-        return cls._from(_mapping(raw, "a service"), checks, node=node, fallback_address=node_address)
+        What has no address of its own is at its node's.
+        """
+        return cls._from(_mapping(raw, "a service"), checks, node="", fallback_address=node_address)
 
     @classmethod
     def from_health(cls, raw: object) -> Self:

@@ -27,15 +27,12 @@ WRITES = {
 READS = {
     "agent_instances": lambda api: api.agent_instances(),
     "agent_instance": lambda api: api.agent_instance(SPEC.id),
-    "agent_services": lambda api: api.agent_services(),
-    "agent_checks": lambda api: api.agent_checks(),
     "agent_node": lambda api: api.agent_node(),
-    "nodes": lambda api: api.nodes(),
-    "node": lambda api: api.node("a-node"),
     "leader": lambda api: api.leader(),
     "services": lambda api: api.services(index=1, wait_s=0.01),
     "health_states": lambda api: api.health_states(),
     "instances": lambda api: api.instances("backend-api", tag="api", passing=True),
+    "text": lambda api: api.text("catalog", "nodes", stale=True),
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, Health, ServiceSpec
-from registry_admin.consul.types import MAX_OWN_META, META_DIGEST, META_OWNER, META_SELF
+from registry_admin.consul.types import MAX_OWN_META, META_DIGEST, META_EVICT, META_OWNER, META_SELF
 from registry_admin.errors import ConsulRefusedError, InvalidValueError, RegistryError
 from tests.parts import free_port, wait_until
 
@@ -41,12 +41,14 @@ def test_what_is_registered_is_read_back_whole(api):
         check=CheckSpec(kind="ttl"),
     )
     api.register(one, marks={**MARKS, META_SELF: "d"})
-    expected_meta = {**one.meta, META_OWNER: "tests", META_SELF: "d", META_DIGEST: one.digest}
+    marks = {META_OWNER: "tests", META_SELF: "d", META_DIGEST: one.digest, META_EVICT: "30s"}
+    expected_meta = {**one.meta, **marks}
     wait_until(lambda: api.instances("backend-api").data, what="the catalog")
     for seen in (instance(api, one.id), api.agent_instance(one.id), api.instances("backend-api").data[0]):
         assert (seen.service, seen.id, seen.address, seen.port) == ("backend-api", one.id, "127.0.0.1", 8000)
         assert (seen.tags, dict(seen.meta), seen.weight) == (one.tags, expected_meta, 7)
         assert (seen.own_meta, seen.owner, seen.digest, seen.registered_itself) == (one.meta, "tests", one.digest, True)
+        assert seen.evict_after == "30s"
 
 
 @pytest.mark.parametrize("address", ["::1", "2001:db8::1", "backend.internal", "xn--bcher-kva.example"])
@@ -181,7 +183,8 @@ def test_a_check_of_another_kind_does_not_speak_for_the_new_one(api, http_servic
 
 def test_the_most_meta_that_a_spec_may_hold_is_what_the_agent_takes(api):
     full = {f"{'k' * 120}{n:08}": "v" * 512 for n in range(MAX_OWN_META)}
-    api.register(spec(meta=full), marks={META_OWNER: "tests", META_SELF: "d"})
+    one = spec(meta=full, check=CheckSpec(kind="ttl"))
+    api.register(one, marks={META_OWNER: "tests", META_SELF: "d"})
     assert len(instance(api, spec().id).meta) == 64
 
 

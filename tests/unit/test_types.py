@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_admin.consul import CheckKind, CheckResult, CheckSpec, Health, ServiceInstance, ServiceSpec
-from registry_admin.consul.types import MAX_OWN_META, META_DIGEST, META_OWNER, META_SELF, health_of
+from registry_admin.consul.types import MAX_OWN_META, META_DIGEST, META_EVICT, META_OWNER, META_SELF, health_of
 from registry_admin.errors import InvalidReplyError, InvalidValueError
 
 
@@ -35,7 +35,8 @@ def test_the_default_id_is_name_address_and_port():
         {"port": 0}, {"port": "80"}, {"port": True}, {"id": "../../leave"}, {"id": "consul"}, {"id": 5},
         {"tags": "api"},
         {"tags": ["a,b"]}, {"meta": {"consul-x": "y"}}, {"meta": {META_OWNER: "me"}}, {"meta": {META_SELF: "me"}},
-        {"meta": {META_DIGEST: "me"}}, {"meta": {f"k{n}": "v" for n in range(MAX_OWN_META + 1)}}, {"weight": 0},
+        {"meta": {META_DIGEST: "me"}}, {"meta": {META_EVICT: "1s"}},
+        {"meta": {f"k{n}": "v" for n in range(MAX_OWN_META + 1)}}, {"weight": 0},
         {"weight": 65536}, {"check": None}, {"check": {"script": "rm"}}, {"name": "a" * 128,
         "address": "b" * 63 + "." + "c" * 63},
     ],
@@ -120,6 +121,7 @@ def test_the_payload_of_an_http_check():
             "version": "1",
             META_OWNER: "here",
             META_DIGEST: spec(tags=["api"], meta={"version": "1"}, weight=3).digest,
+            META_EVICT: "30s",
         },
         "Weights": {"Passing": 3, "Warning": 3},
         "Checks": [
@@ -166,6 +168,27 @@ def test_a_check_begins_as_passing_only_where_it_is_said_so():
 def test_no_eviction_by_consul_where_none_is_wanted():
     (sent,) = spec(check=CheckSpec(deregister_after=None)).payload(marks={})["Checks"]
     assert "DeregisterCriticalServiceAfter" not in sent
+
+
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [
+        (CheckSpec(deregister_after="1m30s"), "90s"),
+        (CheckSpec(kind="ttl"), "30s"),
+        (CheckSpec(deregister_after=None), ""),
+        (CheckSpec(kind="none"), ""),  # never critical, so there is nothing to wait for
+    ],
+)
+def test_when_to_evict_is_marked_where_a_check_says_so(check, expected):
+    one = spec(check=check)
+    meta = one.payload(marks={META_OWNER: "here"})["Meta"]
+    assert (one.evict_after, meta.get(META_EVICT, "")) == (expected, expected)
+    assert ServiceInstance(service="s", id="i", address="h", port=1, meta=meta).evict_after == expected
+
+
+@pytest.mark.parametrize("value", ["", "soon", "30", "-1s", "0s", "1ns", "10000000h", "30s\n", "٣s", "9" * 5000 + "s"])
+def test_a_time_to_evict_that_someone_made_up_counts_as_none(value):
+    assert ServiceInstance(service="s", id="i", address="h", port=1, meta={META_EVICT: value}).evict_after == ""
 
 
 @pytest.mark.parametrize("kind", list(CheckKind))
@@ -240,6 +263,17 @@ def test_an_instance_is_read_from_a_health_entry():
 
 def test_an_instance_without_an_address_is_at_its_nodes():
     assert ServiceInstance.from_health(entry(Address="")).address == "10.0.0.9"
+    assert ServiceInstance.from_agent({"Address": ""}, (), node_address="10.0.0.9").address == "10.0.0.9"
+
+
+def test_what_is_worked_out_once_follows_a_change():
+    one = ServiceInstance(service="s", id="i", address="h", port=1, meta={"a": "1", META_EVICT: "30s"})
+    assert (one.own_meta, one.evict_after, spec().digest) == ({"a": "1"}, "30s", spec().digest)
+    other = dataclasses.replace(one, meta={"b": "2", META_EVICT: "60s"})
+    assert (other.own_meta, other.evict_after) == ({"b": "2"}, "60s")
+    assert one == dataclasses.replace(one)
+    first = spec()
+    assert dataclasses.replace(first, weight=first.weight + 1).digest != first.digest
 
 
 @pytest.mark.parametrize("service", [{"Tags": None, "Meta": None, "Weights": None}, {}])
