@@ -18,12 +18,13 @@ _SETTINGS = {
     "registry.E003": "stale_after_s",
     "registry.E004": "consul_timeout_s",
     "registry.E005": "sync_on_save",
+    "registry.E007": "history_kept_s",
 }
 
 
 @register()
 def check_settings(**_kwargs: Any) -> list[CheckMessage]:
-    """E001 to E005: a value in REGISTRY; E006: the environment's address of Consul."""
+    """E001 to E005 and E007: a value in REGISTRY; E006: the environment's address of Consul."""
     problems: list[CheckMessage] = []
     for code, name in _SETTINGS.items():
         try:

@@ -10,7 +10,10 @@ from django.conf import settings
 
 from registry_admin.consul import ConsulConfig, validation
 from registry_admin.consul.api import ConsulApi
+from registry_admin.consul.observe import Observer
 from registry_admin.errors import ConfigurationError, InvalidValueError
+
+DAY_S = 24 * 3600.0
 
 # Commands that work on the database without meaning to change what runs.
 _QUIET_COMMANDS = frozenset({"migrate", "makemigrations", "test", "shell", "dbshell", "loaddata", "flush"})
@@ -22,9 +25,10 @@ class Conf:
     def _get(self, key: str, default: Any) -> Any:
         return getattr(settings, "REGISTRY", {}).get(key, default)
 
-    def _seconds(self, key: str, default: str) -> float:
+    def _seconds(self, key: str, default: str, *, minimum_s: float = 0.1, maximum_s: float = DAY_S) -> float:
         try:
-            return validation.seconds(validation.duration(self._get(key, default), key, minimum_s=0.1))
+            length = validation.duration(self._get(key, default), key, minimum_s=minimum_s, maximum_s=maximum_s)
+            return validation.seconds(length)
         except InvalidValueError as error:
             raise ConfigurationError(f"REGISTRY[{key!r}] (or REGISTRY_{key}): {error}") from error
 
@@ -39,12 +43,17 @@ class Conf:
     @property
     def pass_interval_s(self) -> float:
         """How often the watcher makes a full pass even if nothing seems to have changed, in seconds."""
-        return self._seconds("PASS_INTERVAL", "30s")
+        return self._seconds("PASS_INTERVAL", "5m")
 
     @property
     def stale_after_s(self) -> float:
         """After how many seconds without a look at Consul what we know is shown as Unknown."""
         return self._seconds("STALE_AFTER", "90s")
+
+    @property
+    def history_kept_s(self) -> float:
+        """How long runs and changes of health are kept, in seconds; an hour at least, which eviction looks back on."""
+        return self._seconds("HISTORY_KEPT", "720h", minimum_s=3600, maximum_s=10 * 366 * DAY_S)
 
     @property
     def consul_timeout_s(self) -> float:
@@ -75,6 +84,16 @@ def consul_api() -> ConsulApi:
     return _api_for(ConsulConfig.from_env(read_timeout=conf.consul_timeout_s))
 
 
+def consul_observer() -> Observer:
+    """What looks at that Consul; one for the process, because it remembers what it has parsed. As for `consul_api`."""
+    return _observer_of(consul_api())
+
+
 @lru_cache(maxsize=4)
 def _api_for(config: ConsulConfig) -> ConsulApi:
     return ConsulApi(config)
+
+
+@lru_cache(maxsize=4)
+def _observer_of(api: ConsulApi) -> Observer:
+    return Observer(api)

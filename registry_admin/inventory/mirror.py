@@ -1,31 +1,31 @@
-"""Writing down what was seen in Consul: only rows that changed, in a number of queries that doesn't grow with them."""
+"""Writing down what was seen in Consul: only rows that changed, in a number of queries that doesn't grow with them.
+
+One at a time, by the contact's row, and services before instances, as forms save them: otherwise two could wait for
+each other's rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.utils import timezone
 
-from registry_admin.consul import Health, ServiceInstance
-from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service, SyncStatus
+from registry_admin.consul.observe import Observation
+from registry_admin.inventory import judgement
+from registry_admin.inventory.bulk import BATCH, update_rows
+from registry_admin.inventory.models import ConsulContact, HealthTransition, ObservedInstance, SyncStatus
+from registry_admin.inventory.seen import Place, Seen, seen_of
 from registry_admin.inventory.selectors import Inventory
-from registry_admin.reconcile.plan import Plan, PlanItem
+from registry_admin.inventory.storable import cut, storable
+from registry_admin.reconcile.plan import Plan
 
-_BATCH = 1000
-_MIRRORED = (
-    "service_name", "address", "port", "tags", "meta", "weight", "owner", "registered_itself", "sync_status",
-    "sync_reason", "health", "checks",
-)  # fmt: skip
-_JUDGED = ("sync_status", "sync_reason", "differences", "departed", "claimed")
-_KEPT_OUTPUT = 4096  # Consul's own limit for a check's output
-
-# The most pressing first: what a service with several instances is shown as.
-_URGENCY = [
-    SyncStatus.MISSING, SyncStatus.EVICTED, SyncStatus.OUT_OF_SYNC, SyncStatus.UNKNOWN, SyncStatus.SYNCED,
-    SyncStatus.DISABLED,
-]  # fmt: skip
+_NOTHING: Mapping[Any, str] = MappingProxyType({})
+_SAID = ("sync_status", "sync_reason", "note")
+_MAX_TEXT = 500
 
 
 def record_contact(*, problem: str = "") -> None:
@@ -41,134 +41,165 @@ def record_contact(*, problem: str = "") -> None:
     contact.save()
 
 
+def contact_seen() -> bool:
+    """Notes that Consul answers still, in one query; False where it didn't before, because then only a look helps."""
+    return bool(ConsulContact.objects.filter(pk=1, reachable=True).update(seen_at=timezone.now()))
+
+
 @transaction.atomic
-def record_observation(inventory: Inventory, observed: Mapping[str, ServiceInstance], plan: Plan) -> None:
-    """Brings the mirror, and the sync status and health of every declaration, to what `plan` was made from.
+def record_observation(
+    inventory: Inventory,
+    observation: Observation,
+    plan: Plan,
+    *,
+    looked_at: datetime,
+    evicted: Mapping[str, str] = _NOTHING,
+    notes: Mapping[Place, str] | None = None,
+    halted: str | None = None,
+) -> bool:
+    """Brings the mirror, and what is said of every declaration, to what `plan` was made from.
 
-    One at a time, and services before instances, as forms save them: otherwise two could wait for each other's rows.
+    `looked_at`: when the look began; where the mirror shows a later one, nothing is written, and False returned.
+    `evicted`: what was evicted since the look before, by instance ID, and why. `notes`: by node and instance ID, such
+    as that it flaps. `halted`: why nothing is evicted now. None, from who can't know, leaves the last two as they are.
     """
-    ConsulContact.objects.select_for_update().filter(pk=1).first()
-    items = {item.id: item for item in plan.items}
-    _mirror_instances(observed, plan, items)
-    changed = _refreshed(inventory, observed, plan, items)
-    _update_services(inventory, observed)
-    Instance.objects.bulk_update(changed, _JUDGED, batch_size=_BATCH)
-    record_contact()
+    contact = _locked_contact()
+    if contact.looked_at is not None and contact.looked_at > looked_at:
+        return False
+    if not contact.node:  # rows from before nodes were told apart are all of the one agent that was looked at then
+        ObservedInstance.objects.filter(node="").update(node=cut(observation.node))
+    evictions = {**inventory.taken_out, **evicted}
+    _Mirroring(observation, plan, evictions=evictions, notes=notes).write()
+    judgement.record(inventory, observation, plan, evictions=evictions)
+    if not contact.reachable:
+        contact.reachable, contact.since, contact.problem = True, timezone.now(), ""
+    contact.node, contact.node_id = cut(observation.node), cut(observation.node_id, 64)
+    contact.looked_at, contact.seen_at = looked_at, timezone.now()
+    contact.halted = contact.halted if halted is None else storable(halted)
+    contact.save()
+    return True
 
 
-def _mirror_instances(observed: Mapping[str, ServiceInstance], plan: Plan, items: Mapping[str, PlanItem]) -> None:
-    now = timezone.now()
-    known = {row.consul_id: row for row in ObservedInstance.objects.order_by()}
-    seen = set()
-    new, changed = [], []
-    for true_id, instance in observed.items():
-        fresh = _columns(instance, plan.statuses.get(true_id, SyncStatus.UNKNOWN), items.get(true_id))
-        consul_id = _cut(true_id)
-        seen.add(consul_id)
-        row = known.get(consul_id)
+def _locked_contact() -> ConsulContact:
+    locked = ConsulContact.objects.select_for_update().filter(pk=1)
+    contact = locked.first()
+    if contact is None:
+        ConsulContact.objects.bulk_create([ConsulContact(pk=1)], ignore_conflicts=True)
+        contact = locked.get()
+    return contact
+
+
+class _Known(NamedTuple):
+    """What is read of the mirror."""
+
+    pk: int
+    node: str
+    consul_id: str
+    service: str
+    fingerprint: str
+    health: str
+    status: str
+    reason: str
+    note: str
+
+
+_KNOWN = ("pk", "node", "consul_id", "service_name", "fingerprint", "health", "sync_status", "sync_reason", "note")
+
+
+class _Mirroring:
+    """One observation on its way into the mirror: what differs is collected first, and written then."""
+
+    def __init__(
+        self, observation: Observation, plan: Plan, *, evictions: Mapping[str, str], notes: Mapping[Place, str] | None
+    ) -> None:
+        self._plan = plan
+        self._notes = notes
+        self._own_node = observation.node
+        self._evictions = evictions
+        self._evicted = {(cut(observation.node), cut(key)): storable(why) for key, why in evictions.items()}
+        self._seen = seen_of((*observation.here.values(), *observation.elsewhere))
+        self._items = {(item.node, item.id): item for item in plan.items if item.observed is not None}
+        self._now = timezone.now()
+        self._new: list[ObservedInstance] = []
+        self._changed: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}  # by the columns that are to be written
+        self._transitions: list[HealthTransition] = []
+
+    def write(self) -> None:
+        """In two queries, and one more for every kind of change that there is."""
+        rows = map(_Known._make, ObservedInstance.objects.order_by().values_list(*_KNOWN))
+        known = {(row.node, row.consul_id): row for row in rows}
+        for seen in self._seen:
+            self._compare(seen, known.pop(seen.place, None))
+        for row in known.values():
+            why = self._evicted.get((row.node, row.consul_id), "")
+            self._note(row, after=HealthTransition.EVICTED if why else "", output=why)
+        _delete([row.pk for row in known.values()])
+        ObservedInstance.objects.bulk_create(self._new, batch_size=BATCH, ignore_conflicts=True)
+        for columns, changed in sorted(self._changed.items()):
+            update_rows(ObservedInstance, changed, columns)
+        HealthTransition.objects.bulk_create(self._transitions, batch_size=BATCH)
+
+    def _compare(self, seen: Seen, row: _Known | None) -> None:
+        said = self._said_of(seen, row)
+        why = self._evicted.get(seen.place) if row is not None else None
+        if row is not None and why is not None:  # and was back before anybody looked
+            self._note(row, after=HealthTransition.EVICTED, output=why)
+        before = row.health if row is not None and why is None else ""
+        if before != seen.health:
+            self._note_health(seen, before=before)
         if row is None:
-            new.append(ObservedInstance(consul_id=consul_id, health_since=now, first_seen=now, **fresh))
-        elif any(getattr(row, name) != value for name, value in fresh.items()):
-            if row.health != fresh["health"]:
-                row.health_since = now
-            for name, value in fresh.items():
-                setattr(row, name, value)
-            changed.append(row)
-    ObservedInstance.objects.bulk_create(new, batch_size=_BATCH, ignore_conflicts=True)
-    ObservedInstance.objects.bulk_update(changed, [*_MIRRORED, "health_since"], batch_size=_BATCH)
-    _delete(known.keys() - seen)
+            fresh = {**seen.columns(), **dict(zip(_SAID, said, strict=True)), "health_since": self._now}
+            self._new.append(ObservedInstance(first_seen=self._now, **fresh))
+        elif before != seen.health:
+            self._change(row, seen.columns() | {"health_since": self._now}, said)
+        elif row.fingerprint != seen.fingerprint:
+            self._change(row, seen.columns(), said)
+        elif (row.status, row.reason, row.note) != said:
+            self._change(row, {}, said)
+
+    def _said_of(self, seen: Seen, row: _Known | None) -> tuple[str, str, str]:
+        """Status, reason and note: what we say of it, where the rest is what Consul says."""
+        node, key = place = seen.instance.node, seen.instance.id
+        former_note = row.note if row is not None else ""
+        is_here = node == self._own_node
+        status = self._plan.statuses.get(key) if is_here else self._plan.elsewhere.get(place)
+        item = self._items.get(place)
+        reason = cut(item.reason, _MAX_TEXT) if item else ""
+        note = former_note if self._notes is None else cut(self._notes.get(place, ""), _MAX_TEXT)
+        return str(status or SyncStatus.UNKNOWN), reason, note
+
+    def _change(self, row: _Known, columns: Mapping[str, Any], said: tuple[str, str, str]) -> None:
+        fresh = {**columns, **dict(zip(_SAID, said, strict=True))}
+        self._changed.setdefault(tuple(fresh), []).append((row.pk, *fresh.values()))
+
+    def _note_health(self, seen: Seen, *, before: str) -> None:
+        node, key = seen.place
+        self._transitions.append(
+            HealthTransition(
+                at=self._now,
+                node=node,
+                consul_id=key,
+                service_name=cut(seen.instance.service),
+                before=before,
+                after=seen.health,
+                output=storable(seen.instance.output),
+            )
+        )
+
+    def _note(self, row: _Known, *, after: str, output: str) -> None:
+        self._transitions.append(
+            HealthTransition(
+                at=self._now,
+                node=row.node,
+                consul_id=row.consul_id,
+                service_name=row.service,
+                before=row.health,
+                after=after,
+                output=output,
+            )
+        )
 
 
-def _delete(gone: Collection[str]) -> None:
-    names = sorted(gone)
-    for start in range(0, len(names), _BATCH):
-        ObservedInstance.objects.filter(consul_id__in=names[start : start + _BATCH]).delete()
-
-
-def _columns(instance: ServiceInstance, status: str, item: PlanItem | None) -> dict[str, Any]:
-    checks = [
-        {"id": c.id, "name": c.name, "status": c.status, "output": (c.output or c.notes)[:_KEPT_OUTPUT]}
-        for c in sorted(instance.checks, key=lambda check: check.id)
-    ]
-    return {
-        "service_name": _cut(instance.service),
-        "address": _cut(instance.address),
-        "port": max(-(2**31), min(instance.port, 2**31 - 1)),
-        "tags": storable(list(instance.tags)),
-        "meta": storable(dict(instance.meta)),
-        "weight": max(-(2**31), min(instance.weight, 2**31 - 1)),
-        "owner": _cut(instance.owner),
-        "registered_itself": instance.registered_itself,
-        "sync_status": str(status),
-        "sync_reason": item.reason[:500] if item else "",
-        "health": str(instance.health),
-        "checks": storable(checks),
-    }
-
-
-def _cut(text: str) -> str:
-    """Text from outside as it fits into a column: Consul's agent takes IDs and names of any length."""
-    return str(storable(text))[:512]
-
-
-def storable(value: Any) -> Any:
-    """Text from outside, also within lists and pairs, as PostgreSQL takes it: no NUL, no lone surrogates."""
-    if isinstance(value, str):
-        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, list):
-        return [storable(one) for one in value]
-    if isinstance(value, dict):
-        return {storable(key): storable(content) for key, content in value.items()}
-    return value
-
-
-def _refreshed(
-    inventory: Inventory, observed: Mapping[str, ServiceInstance], plan: Plan, items: Mapping[str, PlanItem]
-) -> list[Instance]:
-    """Gives every declared instance what is to be said of it now, and returns those for which that is something new."""
-    departed = {one.spec.id for one in inventory.declared if one.departed}
-    changed = []
-    for consul_id, row in inventory.rows.items():
-        item = items.get(consul_id)
-        have = observed.get(consul_id)
-        fresh = {
-            "sync_status": str(plan.statuses.get(consul_id, _without_plan(row))),
-            "sync_reason": storable(inventory.broken.get(consul_id) or (item.reason if item else ""))[:500],
-            "differences": storable(item.as_dict()["changes"] if item else []),
-            "departed": consul_id in departed,
-            "claimed": have.owner == plan.owner or row.claimed if have else row.claimed and _is_enabled(row),
-        }
-        if any(getattr(row, name) != value for name, value in fresh.items()):
-            for name, value in fresh.items():
-                setattr(row, name, value)
-            changed.append(row)
-    return changed
-
-
-def _without_plan(row: Instance) -> SyncStatus:
-    return SyncStatus.UNKNOWN if _is_enabled(row) else SyncStatus.DISABLED
-
-
-def _is_enabled(row: Instance) -> bool:
-    return row.enabled and row.service.enabled
-
-
-def _update_services(inventory: Inventory, observed: Mapping[str, ServiceInstance]) -> None:
-    healths: dict[str, list[Health]] = {}
-    for instance in observed.values():
-        healths.setdefault(instance.service.lower(), []).append(instance.health)
-    statuses: dict[int, list[str]] = {}
-    for row in inventory.rows.values():
-        statuses.setdefault(row.service_id, []).append(row.sync_status)
-    changed = []
-    for service in Service.objects.only("name", "enabled", "sync_status", "health").order_by():
-        status = SyncStatus.DISABLED if not service.enabled else _most_pressing(statuses.get(service.pk, ()))
-        health = str(Health.worst(healths.get(service.name.lower(), ())))
-        if (service.sync_status, service.health) != (status, health):
-            service.sync_status, service.health = status, health
-            changed.append(service)
-    Service.objects.bulk_update(changed, ["sync_status", "health"], batch_size=_BATCH)
-
-
-def _most_pressing(statuses: Iterable[str]) -> str:
-    return min(statuses, key=lambda status: _URGENCY.index(SyncStatus(status)), default=SyncStatus.SYNCED)
+def _delete(keys: list[int]) -> None:
+    for start in range(0, len(keys), BATCH):
+        ObservedInstance.objects.filter(pk__in=keys[start : start + BATCH]).delete()

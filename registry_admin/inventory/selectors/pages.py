@@ -1,57 +1,17 @@
-"""Reads: what other parts want to know of the database, in a number of queries that doesn't grow with the rows."""
+"""What pages show beside their rows: how old the data is, who leads, and a service's instances."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import Q
+from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.timesince import timesince
 
-from registry_admin.consul import validation
-from registry_admin.consul.types import ServiceInstance
-from registry_admin.errors import InvalidValueError
 from registry_admin.inventory.conf import conf
-from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
-from registry_admin.reconcile.plan import Declared
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inventory:
-    """The declared side of a plan. `broken`: declared instances that can't be what they say, by ID, and why."""
-
-    rows: Mapping[str, Instance]
-    declared: tuple[Declared, ...]
-    broken: Mapping[str, str]
-
-
-def read_inventory(observed: Mapping[str, ServiceInstance], *, revive: Collection[str] = ()) -> Inventory:
-    """All declared instances, each with what the mirror remembers of it.
-
-    An instance that registered itself and isn't in Consul any more has left by itself; for the services named in
-    `revive` that is overlooked.
-    """
-    rows = {row.consul_id: row for row in Instance.objects.select_related("service").order_by()}
-    gone = rows.keys() - observed.keys()
-    left = set(
-        ObservedInstance.objects.filter(registered_itself=True).order_by().values_list("consul_id", flat=True)
-        if gone
-        else ()
-    )
-    declared, broken = [], {}
-    for consul_id, row in rows.items():
-        try:
-            spec = row.spec()
-            validation.service_id(consul_id)
-        except (InvalidValueError, TypeError, ValueError) as error:
-            broken[consul_id] = str(error)
-            continue
-        departed = consul_id in gone and (row.departed or consul_id in left) and row.service.name not in revive
-        enabled = row.enabled and row.service.enabled
-        declared.append(Declared(spec=spec, enabled=enabled, claimed=row.claimed, departed=departed))
-    return Inventory(rows=rows, declared=tuple(declared), broken=broken)
+from registry_admin.inventory.models import ConsulContact, Instance, Lease, ObservedInstance, Service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +51,27 @@ def freshness(now: datetime | None = None) -> Freshness:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Leadership:
+    """Which watcher leads, since when, and when its next full pass is due; `is_current` unless it has died."""
+
+    holder: str
+    since: datetime | None
+    next_pass_at: datetime | None
+    is_current: bool
+
+
+def lease() -> Leadership:
+    """As the lease has it, by the database's clock. One query."""
+    is_current = ExpressionWrapper(Q(expires_at__gt=Now()), output_field=BooleanField())
+    row = Lease.objects.filter(pk=1).annotate(is_current=is_current).first()
+    if row is None or not row.holder:
+        return Leadership(holder="", since=None, next_pass_at=None, is_current=False)
+    return Leadership(
+        holder=row.holder, since=row.since, next_pass_at=row.next_pass_at, is_current=bool(row.is_current)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PaneRow:
     """An instance of a service, as declared, as observed, or both."""
 
@@ -101,6 +82,11 @@ class PaneRow:
     def consul_id(self) -> str:
         """The service ID."""
         return self.declared.consul_id if self.declared else self.observed.consul_id if self.observed else ""
+
+    @property
+    def node(self) -> str:
+        """The node that has it, where Consul has it."""
+        return self.observed.node if self.observed else ""
 
     @property
     def place(self) -> str:
@@ -128,15 +114,17 @@ class ServicePane:
 
 
 def service_pane(pk: int) -> ServicePane | None:
-    """A service with its declared instances beside the observed ones of its name or IDs, or None. Three queries."""
+    """A service with its declared instances beside the observed ones of its name or IDs, or None. Three queries.
+
+    An ID is a node's own: what several nodes have under one is as many rows.
+    """
     service = Service.objects.filter(pk=pk).first()
     if service is None:
         return None
     declared = {row.consul_id: row for row in Instance.objects.filter(service=service)}
     of_service = Q(service_name__iexact=service.name) | Q(consul_id__in=list(declared))
-    observed = {row.consul_id: row for row in ObservedInstance.objects.filter(of_service)}
-    rows = (
-        PaneRow(declared=declared.get(consul_id), observed=observed.get(consul_id))
-        for consul_id in sorted(declared.keys() | observed.keys())
-    )
-    return ServicePane(service=service, rows=tuple(rows))
+    observed = list(ObservedInstance.objects.filter(of_service))
+    rows = [PaneRow(declared=declared.get(row.consul_id), observed=row) for row in observed]
+    absent = declared.keys() - {row.consul_id for row in observed}
+    rows += [PaneRow(declared=declared[consul_id], observed=None) for consul_id in absent]
+    return ServicePane(service=service, rows=tuple(sorted(rows, key=lambda row: (row.consul_id, row.node))))

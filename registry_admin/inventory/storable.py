@@ -1,0 +1,25 @@
+"""Text from outside as it fits into the database: Consul's agent takes IDs, names and output of any kind and length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_COLUMN = 512
+
+
+def storable(value: Any) -> Any:
+    """Text from outside, also within lists and pairs, as PostgreSQL takes it: no NUL, no lone surrogates."""
+    if isinstance(value, str):
+        if value.isascii() and "\x00" not in value:
+            return value
+        return value.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [storable(one) for one in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(content) for key, content in value.items()}
+    return value
+
+
+def cut(text: str, length: int = MAX_COLUMN) -> str:
+    """As much of it as a column holds."""
+    return str(storable(text))[:length]
