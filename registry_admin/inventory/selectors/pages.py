@@ -16,11 +16,12 @@ from registry_admin.inventory.models import ConsulContact, Instance, Lease, Obse
 
 @dataclass(frozen=True, kw_only=True)
 class Freshness:
-    """How old what we know of Consul is; `problem` is empty while it is current."""
+    """How old what we know of Consul is; `problem` is empty while it is current. `halted`: why nothing is evicted."""
 
     seen_at: datetime | None
     since: datetime | None
     problem: str
+    halted: str = ""
 
     @property
     def age(self) -> str:
@@ -47,7 +48,7 @@ def freshness(now: datetime | None = None) -> Freshness:
     if now - contact.seen_at > timedelta(seconds=conf.stale_after_s):
         problem = "Nobody has looked at Consul since. Is the watcher (manage.py sync_registry --watch) running?"
         return Freshness(seen_at=contact.seen_at, since=contact.seen_at, problem=problem)
-    return Freshness(seen_at=contact.seen_at, since=contact.since, problem="")
+    return Freshness(seen_at=contact.seen_at, since=contact.since, problem="", halted=contact.halted)
 
 
 @dataclass(frozen=True, kw_only=True)
