@@ -103,6 +103,20 @@ class UnsafePlanError(RegistryError):
         super().__init__(message)
 
 
+class PlanMovedError(RegistryError):
+    """A plan that was kept is out of date: a side that it was made from has moved since. Make and review a new one.
+
+    `declared` and `observed` are the IDs of the instances that have moved on either side.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, declared: Sequence[str] = (), observed: Sequence[str] = ()
+    ) -> None:
+        self.declared = tuple(declared)
+        self.observed = tuple(observed)
+        super().__init__(message)
+
+
 class StoreUnavailableError(RegistryError):
     """The database can't be reached or can't answer now. Nothing more is written to Consul until it can."""
 

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import threading
+import queue
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from registry_admin.consul.api import ConsulApi
-from registry_admin.consul.types import META_OWNER, META_SELF, ServiceInstance, ServiceSpec
+from registry_admin.consul.types import META_OWNER, META_SELF, CheckKind, ServiceInstance, ServiceSpec
 from registry_admin.errors import ConsulUnavailableError, RegistryError
 from registry_admin.reconcile.plan import Action, PlanItem
 
 CONCURRENCY = 16
+ASK_EVERY_S = 0.1
+_REMOVALS = (Action.DEREGISTER, Action.EVICT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemResult:
-    """What became of one item of a plan; `error` is empty where it succeeded. `seconds` is how long it took."""
+    """What became of one item of a plan; `error` is empty where it succeeded. `seconds` is how long it took.
+
+    `tried` is False where it wasn't begun, because of something that isn't the item's own fault.
+    """
 
     item: PlanItem
     error: str = ""
     seconds: float = 0.0
+    tried: bool = True
 
     @property
     def ok(self) -> bool:
@@ -41,39 +47,98 @@ def apply_items(
     *,
     owner: str,
     on_result: Callable[[ItemResult], None] = lambda _result: None,
+    may_go_on: Callable[[], str] = lambda: "",
+    may_remove: Callable[[], str] = lambda: "",
 ) -> list[ItemResult]:
     """Carries out the items that change something and returns a result for each, in the plan's order.
 
-    Never raises for an item. Once Consul is found to be away, what has not begun is not tried: it would only wait.
+    Never raises for an item. `may_go_on` and `may_remove` return nothing, or why not. The first is asked at the
+    beginning and then at most every 100 ms: its no, like a Consul that can't be reached, ends what has not begun. The
+    second is asked before each removal, and decides on that alone. All three are called from the calling thread.
     """
-    gone = threading.Event()
-
-    def carry_out(item: PlanItem) -> ItemResult:
-        started = time.monotonic()
-        error = ""
-        if gone.is_set():
-            error = "not tried, because Consul is away"
-        else:
-            try:
-                _carry_out(item, api, owner)
-            except ConsulUnavailableError as problem:
-                gone.set()
-                error = str(problem)
-            except RegistryError as problem:
-                error = str(problem)
-        result = ItemResult(item=item, error=error, seconds=time.monotonic() - started)
-        on_result(result)
-        return result
-
+    run = _Run(api, owner, may_go_on)
     todo = [item for item in items if item.action is not Action.LEAVE]
-    if len(todo) <= 1:
-        return [carry_out(item) for item in todo]
-    with ThreadPoolExecutor(min(CONCURRENCY, len(todo)), thread_name_prefix="apply") as pool:
-        return list(pool.map(carry_out, todo))
+    results: dict[int, ItemResult] = {}
+
+    def finish(index: int, result: ItemResult) -> None:
+        results[index] = result
+        on_result(result)
+
+    with ThreadPoolExecutor(max(1, min(CONCURRENCY, len(todo))), thread_name_prefix="apply") as pool:
+        try:
+            done: queue.SimpleQueue[Future[ItemResult]] = queue.SimpleQueue()
+            begun: dict[Future[ItemResult], int] = {}
+            waiting = iter(enumerate(todo))
+            more = True
+            while more or begun:
+                run.ask()
+                # Twice as many as run at once, so that no worker waits for the next; few enough to stop in time.
+                while more and len(begun) < 2 * CONCURRENCY:
+                    index, item = next(waiting, (-1, None))
+                    if item is None:
+                        more = False
+                    elif why_not := run.why_not or (may_remove() if item.action in _REMOVALS else ""):
+                        finish(index, _not_tried(item, why_not))
+                    else:
+                        future = pool.submit(run.carry_out, item)
+                        begun[future] = index
+                        future.add_done_callback(done.put)
+                for future in _next_done(done) if begun else ():
+                    finish(begun.pop(future), future.result())
+        except BaseException:
+            run.why_not = run.why_not or "it was interrupted"
+            raise
+    return [results[index] for index in range(len(todo))]
+
+
+class _Run:
+    """One carrying-out: what ends it early, and the work on a single item."""
+
+    def __init__(self, api: ConsulApi, owner: str, may_go_on: Callable[[], str]) -> None:
+        self.why_not = ""  # set by any thread, to stop what has not begun
+        self._api = api
+        self._owner = owner
+        self._may_go_on = may_go_on
+        self._asked_at = -ASK_EVERY_S
+
+    def ask(self) -> None:
+        """Whether it may go on, if that wasn't asked just now."""
+        now = time.monotonic()
+        if not self.why_not and now - self._asked_at >= ASK_EVERY_S:
+            self.why_not, self._asked_at = self._may_go_on(), now
+
+    def carry_out(self, item: PlanItem) -> ItemResult:
+        """One item, unless the run has been stopped since it was handed over."""
+        if self.why_not:
+            return _not_tried(item, self.why_not)
+        started, error = time.monotonic(), ""
+        try:
+            _carry_out(item, self._api, self._owner)
+        except ConsulUnavailableError as problem:
+            error = str(problem)
+            if problem.status is None:  # it can't be reached; where it answers with a failure, that is this item's
+                self.why_not = "Consul is away"
+        except RegistryError as problem:
+            error = str(problem)
+        return ItemResult(item=item, error=error, seconds=time.monotonic() - started)
+
+
+def _next_done(done: queue.SimpleQueue[Future[ItemResult]]) -> Iterator[Future[ItemResult]]:
+    """Those that have ended, as soon as one has; none after a while in which none did."""
+    try:
+        yield done.get(timeout=ASK_EVERY_S)
+        while True:
+            yield done.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _not_tried(item: PlanItem, why: str) -> ItemResult:
+    return ItemResult(item=item, error=f"not tried, because {why}", tried=False)
 
 
 def _carry_out(item: PlanItem, api: ConsulApi, owner: str) -> None:
-    if item.action in (Action.DEREGISTER, Action.EVICT):
+    if item.action in _REMOVALS:
         api.deregister(item.id)
     elif item.spec is not None:
         marks = {META_OWNER: owner}
@@ -87,12 +152,14 @@ def _carry_out(item: PlanItem, api: ConsulApi, owner: str) -> None:
 
 def _stale_checks(spec: ServiceSpec, have: ServiceInstance) -> list[str]:
     """Checks that came with an earlier registration. Removed one by one, because letting Consul replace all checks
-    would silently end maintenance mode; checks that others attached by a name of their own are theirs."""
-    kept = spec.check_id if spec.payload(marks={}).get("Checks") else None
-    automatic = f"service:{have.id}"
-    return [
-        check.id
-        for check in have.checks
-        if check.id != kept
-        and (check.id.startswith(f"{have.id}:") or check.id == automatic or check.id.startswith(f"{automatic}:"))
-    ]
+    would silently end maintenance mode; checks that others attached by a name of their own are theirs. The automatic
+    ones of a registration by hand go only where ours has a check in their place."""
+    own, automatic = f"{have.id}:", f"service:{have.id}"
+    has_check = spec.check.kind is not CheckKind.NONE
+
+    def is_former(check_id: str) -> bool:
+        if check_id.startswith(own):
+            return check_id != spec.check_id
+        return has_check and (check_id == automatic or check_id.startswith(f"{automatic}:"))
+
+    return [check.id for check in have.checks if is_former(check.id)]

@@ -125,7 +125,8 @@ class Plan:
     """Everything that one pass would do (`changes`) and would leave alone, sorted.
 
     `statuses` are of what is declared or on our own agent, by instance ID; `elsewhere` of what other nodes have, by
-    node and ID. `doubt`: why the observation may be incomplete, or nothing. `whole`: not restricted to some services.
+    node and ID. `doubt`: why the observation may be incomplete, or nothing. `scope`: the services that it is
+    restricted to, or None.
     """
 
     items: tuple[PlanItem, ...]
@@ -135,7 +136,7 @@ class Plan:
     owned: int = 0
     declared: int = 0
     doubt: str = ""
-    whole: bool = True
+    scope: frozenset[str] | None = None
 
     def of(self, *actions: Action) -> tuple[PlanItem, ...]:
         """The items with one of these actions."""
@@ -158,14 +159,14 @@ class Plan:
         )
 
     def without_removals(self) -> Plan:
-        """The same plan without what `check_safe` refuses: evictions have a guard of their own, but not against doubt."""
+        """The plan without what `check_safe` refuses: evictions, which have a guard of their own, only in doubt."""
         refused = {Action.DEREGISTER, Action.EVICT} if self.doubt else {Action.DEREGISTER}
         return replace(self, items=tuple(item for item in self.items if item.action not in refused))
 
     def restricted_to(self, services: Collection[str]) -> Plan:
         """The part of the plan that touches these services, declared or observed under their names."""
         kept = tuple(item for item in self.items if not item.services.isdisjoint(services))
-        return replace(self, items=kept, whole=False)
+        return replace(self, items=kept, scope=frozenset(services))
 
     def check_safe(self) -> None:
         """Raises UnsafePlanError where a removal is likelier a mistake than an intention.
@@ -176,7 +177,7 @@ class Plan:
         removals = self.of(Action.DEREGISTER)
         if self.doubt and (doubtful := self.of(Action.DEREGISTER, Action.EVICT)):
             raise _unsafe(f"What Consul shows may be incomplete ({self.doubt})", doubtful, self.owned)
-        if not self.whole or not removals:
+        if self.scope is not None or not removals:
             return
         if not self.declared:
             raise _unsafe("The inventory declares nothing", removals, self.owned)

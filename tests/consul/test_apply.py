@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ConsulConfig, Health, ServiceSpec
+from registry_admin.consul.observe import Observation
 from registry_admin.consul.types import META_DIGEST, META_OWNER, META_SELF
 from registry_admin.reconcile.apply import CONCURRENCY, ItemResult, apply_items
-from registry_admin.consul.observe import Observation
 from registry_admin.reconcile.compare import make_plan
 from registry_admin.reconcile.plan import Declared
 from tests.parts import wait_until
