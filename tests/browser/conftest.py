@@ -17,7 +17,6 @@ from django.db import connections
 from django.test import override_settings
 
 from registry_admin.consul import ConsulApi
-from registry_admin.inventory import services
 from registry_admin.inventory.conf import consul_api
 from registry_admin.inventory.models import SyncRun
 from registry_admin.reconcile.watcher import Watcher
@@ -108,7 +107,7 @@ def start_watcher(consul: ConsulApi, transactional_db: None) -> Iterator[Callabl
     """`start_watcher(every_s=…)`: what `sync_registry --watch` does, in a thread."""
 
     def one_pass() -> None:
-        outcome = services.sync(trigger=SyncRun.Trigger.WATCH)
+        outcome = Pass(trigger=SyncRun.Trigger.WATCH).make()
         if outcome.error:
             raise outcome.error
 

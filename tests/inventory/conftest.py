@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -12,10 +17,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from registry_admin.consul import ConsulApi, ServiceRegistry
-from registry_admin.inventory import services
 from registry_admin.inventory.models import Instance, Service, SyncRun
-from registry_admin.inventory.services import SyncOutcome
-from tests.parts import ConsulAgent, FlakyProxy, free_port
+from registry_admin.inventory.passes import Pass, SyncOutcome
+from tests.inventory.processes import ROOT, Ended, Watching
+from tests.parts import ConsulAgent, FlakyProxy, free_port, wait_until
 
 OWNER = "registry-admin"
 
@@ -91,7 +96,7 @@ def sync() -> Callable[..., SyncOutcome]:
     """`sync(only=[…], …)`: one pass as the command makes it."""
 
     def one_pass(**options: Any) -> SyncOutcome:
-        return services.sync(**{"trigger": SyncRun.Trigger.COMMAND} | options)
+        return Pass(**{"trigger": SyncRun.Trigger.COMMAND} | options).make()
 
     return one_pass
 
@@ -149,3 +154,51 @@ def own_agent(make_agent: Callable[..., ConsulAgent], use_consul: Callable[..., 
     agent = make_agent()
     use_consul(agent)
     return agent
+
+
+@pytest.fixture
+def environment(transactional_db, tmp_path) -> dict[str, str]:
+    """For manage.py in a process of its own, on the same kind of database as this run's tests."""
+    if connection.vendor == "postgresql":
+        address = urlsplit(os.environ["DATABASE_URL"])
+        url = address._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
+    else:
+        url = f"sqlite:///{tmp_path / 'processes.sqlite3'}"
+    return os.environ | {"DATABASE_URL": url, "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture
+def manage(environment) -> Callable[..., Ended]:
+    """`manage("sync_registry", …, CONSUL_HTTP_ADDR=…)`: manage.py in a process; its database is migrated."""
+
+    def command(*arguments: str, **variables: str) -> Ended:
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    if connection.vendor == "sqlite":
+        assert command("migrate", "-v0").code == 0
+    return command
+
+
+@pytest.fixture
+def watch(manage, environment, tmp_path) -> Iterator[Callable[..., Watching]]:
+    """`watch("--no-prune")`: a watcher in a process of its own, past its first pass."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **variables: str) -> Watching:
+            log = tmp_path / f"watch-{len(list(tmp_path.glob('watch-*')))}.log"
+            with log.open("w") as stderr:
+                process = subprocess.Popen(
+                    [sys.executable, "manage.py", "sync_registry", "--watch", *arguments],
+                    cwd=ROOT, env=environment | variables, stdout=stderr, stderr=stderr, text=True,
+                )  # fmt: skip
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            running = Watching(process, log)
+            wait_until(lambda: "watching Consul" in running.log, 30, "the watcher to begin")
+            return running
+
+        yield start

@@ -10,33 +10,19 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 
 from registry_admin.consul import CheckKind, CheckSpec, ServiceSpec
 from registry_admin.consul.types import META_OWNER
 from registry_admin.inventory.models import Instance, ObservedInstance, Service, SyncRun
 from tests.inventory.conftest import OWNER
+from tests.inventory.processes import ROOT, Ended
 from tests.parts import ConsulAgent, wait_until
 
-ROOT = Path(__file__).parent.parent.parent
 ESCAPE = "\x1b"
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -236,33 +222,6 @@ def test_the_run_names_who_started_it(consul, declare, run, monkeypatch):
 # -- as a process -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def environment(transactional_db, tmp_path) -> dict[str, str]:
-    """For manage.py in a process of its own, on the same kind of database as this run's tests."""
-    if connection.vendor == "postgresql":
-        address = urlsplit(os.environ["DATABASE_URL"])
-        url = address._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
-    else:
-        url = f"sqlite:///{tmp_path / 'processes.sqlite3'}"
-    return os.environ | {"DATABASE_URL": url, "PYTHONUNBUFFERED": "1"}
-
-
-@pytest.fixture
-def manage(environment) -> Callable[..., Ended]:
-    """`manage("sync_registry", …, CONSUL_HTTP_ADDR=…)`: manage.py in a process; its database is migrated."""
-
-    def command(*arguments: str, **variables: str) -> Ended:
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT, env=environment | variables, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        return Ended(done.returncode, done.stdout, done.stderr)
-
-    if connection.vendor == "sqlite":
-        assert command("migrate", "-v0").code == 0
-    return command
-
-
 def test_as_a_process_it_gives_its_exit_code_and_nothing_but_json_on_stdout(consul, manage):
     declared = manage("seed_inventory", "api=127.0.0.1:8001", REGISTRY_SYNC_ON_SAVE="0")
     assert declared.out == "declared api with 1 instance(s)\n"
@@ -344,43 +303,6 @@ def test_colours_are_for_terminals_that_want_them(consul, manage, environment):
 
 
 # -- watching ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Watching:
-    """A running `sync_registry --watch`, and what it has logged."""
-
-    process: subprocess.Popen[str]
-    log_file: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text()
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(15)
-
-
-@pytest.fixture
-def watch(manage, environment, tmp_path) -> Iterator[Callable[..., Watching]]:
-    """`watch("--no-prune")`: a watcher in a process of its own, past its first pass."""
-    with ExitStack() as stack:
-
-        def start(*arguments: str, **variables: str) -> Watching:
-            log = tmp_path / "watch.log"
-            with log.open("w") as stderr:
-                process = subprocess.Popen(
-                    [sys.executable, "manage.py", "sync_registry", "--watch", *arguments],
-                    cwd=ROOT, env=environment | variables, stdout=stderr, stderr=stderr, text=True,
-                )  # fmt: skip
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            running = Watching(process, log)
-            wait_until(lambda: "watching Consul at" in running.log, 30, "the watcher to begin")
-            return running
-
-        yield start
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

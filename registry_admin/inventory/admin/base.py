@@ -72,9 +72,7 @@ class RegistryAdmin(admin.ModelAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """With the banner's text."""
-        return super().changelist_view(
-            request, {"freshness": self.freshness_of(request), **(extra_context or {})}
-        )
+        return super().changelist_view(request, {"freshness": self.freshness_of(request), **(extra_context or {})})
 
 
 class ReadOnlyAdmin(RegistryAdmin):

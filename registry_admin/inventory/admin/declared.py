@@ -19,8 +19,8 @@ from registry_admin.inventory.adoption import release
 from registry_admin.inventory.forms import InstanceForm, InstanceFormSet, ServiceForm
 from registry_admin.inventory.live import live_view
 from registry_admin.inventory.models import Instance, Service, SyncRun, SyncStatus
+from registry_admin.inventory.passes import Pass, SyncOutcome
 from registry_admin.inventory.selectors import service_pane
-from registry_admin.inventory.services import SyncOutcome
 from registry_admin.reconcile.rendering import PAST
 
 
@@ -123,7 +123,7 @@ class ServiceAdmin(RegistryAdmin):
     def sync_now(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
         """One pass over the chosen services; also brings back instances that had left by themselves."""
         names = frozenset(queryset.values_list("name", flat=True))
-        outcome = services.sync(trigger=SyncRun.Trigger.ACTION, actor=actor(request), only=names, revive=names)
+        outcome = Pass(trigger=SyncRun.Trigger.ACTION, actor=actor(request), only=names, revive=names).make()
         self._tell(request, [outcome])
 
     @admin.action(description="Enable", permissions=["change"])

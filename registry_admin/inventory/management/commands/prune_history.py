@@ -37,7 +37,7 @@ class Command(BaseCommand):
         except RegistryError as error:
             raise CommandError(visible(str(error))) from error
         verb = "would delete" if options["dry_run"] else "deleted"
-        self.stdout.write(f"{verb} {counts['runs']} runs and {counts['transitions']} health transitions")
+        self.stdout.write(f"{verb} {counts['runs']} run(s) and {counts['transitions']} health transition(s)")
 
 
 def _seconds(older_than: str | None) -> float:

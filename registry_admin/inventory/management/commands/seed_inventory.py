@@ -12,7 +12,7 @@ from django.db import transaction
 
 from registry_admin.errors import StoreUnavailableError
 from registry_admin.inventory.models import Instance, Service
-from registry_admin.inventory.services import database_errors
+from registry_admin.inventory.store import database_errors
 from registry_admin.reconcile.rendering import visible
 
 

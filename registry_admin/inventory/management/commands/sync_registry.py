@@ -9,24 +9,23 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from argparse import ArgumentParser, BooleanOptionalAction
-from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import close_old_connections
 
 from registry_admin.errors import NoSuchServiceError, RegistryError, UnsafePlanError
-from registry_admin.inventory import services
 from registry_admin.inventory.conf import conf, consul_api
+from registry_admin.inventory.controller import Controller
 from registry_admin.inventory.models import ObservedInstance, Service, SyncRun
-from registry_admin.inventory.services import SyncOutcome
-from registry_admin.reconcile.plan import Plan
-from registry_admin.reconcile.rendering import plan_lines, result_line, visible
-from registry_admin.reconcile.watcher import Watcher
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from registry_admin.inventory.passes import Pass, SyncOutcome
+from registry_admin.inventory.store import database_errors
+from registry_admin.inventory.terminal import Terminal
+from registry_admin.reconcile.plan_file import PlanFile
+from registry_admin.reconcile.rendering import visible
 
 logger = logging.getLogger(__name__)
 
@@ -58,30 +57,51 @@ class Command(BaseCommand):
             help="Exit with 0 if there was nothing to do, 1 after an error, 2 if there were changes.",
         )
         parser.add_argument("--force", action="store_true", help="Carry out a plan that would remove unusually much.")
+        parser.add_argument(
+            "--plan-out", metavar="FILE", help="Print the plan, keep it in this file for --apply, and change nothing."
+        )
+        parser.add_argument(
+            "--apply", metavar="FILE", help="Carry out a plan that was kept, unless either side has moved since."
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Raises CommandError, or SystemExit with the exit code that was asked for."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding doesn't know must not end a sync
                 stream.reconfigure(errors="backslashreplace")
-        if options["watch"] and (
-            options["dry_run"] or options["json"] or options["detailed_exitcode"] or options["service"]
-        ):
-            raise CommandError("--watch goes with --prune, --no-prune and --force only.")
+        self._terminal = Terminal(self.stdout, self.stderr)
+        self._refuse_odd_combinations(options)
         try:
             if options["watch"]:
                 self._watch(prune=options["prune"], force=options["force"])
                 return
             only = self._known_services(options["service"])
-            outcome = self._dry_run(only, options) if options["dry_run"] else self._sync(only, options)
+            if options["apply"]:
+                outcome = self._sync(None, options, reviewed=_read_plan(options["apply"]))
+            elif _is_dry(options):
+                outcome = self._dry_run(only, options)
+            else:
+                outcome = self._sync(only, options)
         except RegistryError as error:
             self._fail(error, as_json=options["json"])
         self._exit(outcome, options)
 
+    @staticmethod
+    def _refuse_odd_combinations(options: dict[str, Any]) -> None:
+        one_pass = ("dry_run", "json", "detailed_exitcode", "service", "plan_out", "apply")
+        if options["watch"] and any(options[name] for name in one_pass):
+            raise CommandError("--watch goes with --prune, --no-prune and --force only.")
+        if options["apply"] and (
+            options["dry_run"] or options["plan_out"] or options["service"] or not options["prune"]
+        ):
+            raise CommandError(
+                "--apply carries out what the file says: it goes with --json, --detailed-exitcode and --force only."
+            )
+
     def _known_services(self, names: list[str] | None) -> frozenset[str] | None:
         if not names:
             return None
-        with services.database_errors():
+        with database_errors():
             known = set(Service.objects.filter(name__in=names).values_list("name", flat=True))
             known |= set(ObservedInstance.objects.filter(service_name__in=names).values_list("service_name", flat=True))
         unknown = sorted(set(names) - known)
@@ -92,33 +112,45 @@ class Command(BaseCommand):
         return frozenset(names)
 
     def _dry_run(self, only: frozenset[str] | None, options: dict[str, Any]) -> SyncOutcome:
-        plan, broken = services.plan_sync(only=only, prune=options["prune"])
+        look, outcome = Pass(trigger="", only=only, prune=options["prune"]).preview()
+        plan = outcome.plan
+        assert plan is not None  # noqa: S101 - a preview has one
         if not options["json"]:
-            self._print_plan(plan)
+            self._terminal.plan(plan)
         error: RegistryError | None = None
-        if only is None and not options["force"]:
+        if not options["force"]:
             try:
                 plan.check_safe()
             except UnsafePlanError as refusal:
                 error = refusal
-        return SyncOutcome(plan=plan, broken=broken, error=error)
+        if options["plan_out"]:
+            declared, observation = look.inventory.declared, look.observation
+            kept = PlanFile.of(plan, declared=declared, observation=observation, prune=options["prune"])
+            _write_plan(options["plan_out"], kept)
+        return replace(outcome, error=error)
 
-    def _sync(self, only: frozenset[str] | None, options: dict[str, Any]) -> SyncOutcome:
-        quiet = options["json"]
-        return services.sync(
-            trigger=SyncRun.Trigger.COMMAND,
-            actor=_who(),
-            only=only,
-            prune=options["prune"],
-            force=options["force"],
-            on_plan=(lambda _plan: None) if quiet else self._print_plan,
-            on_result=(lambda _result: None) if quiet else lambda result: self._print(*result_line(result)),
-        )
+    def _sync(
+        self, only: frozenset[str] | None, options: dict[str, Any], *, reviewed: PlanFile | None = None
+    ) -> SyncOutcome:
+        shown = None if options["json"] else self._terminal
+        try:
+            return Pass(
+                trigger=SyncRun.Trigger.PLAN_FILE if reviewed else SyncRun.Trigger.COMMAND,
+                actor=_who(),
+                only=only,
+                prune=options["prune"],
+                force=options["force"],
+                reviewed=reviewed,
+                on_plan=shown.begin if shown else lambda _plan: None,
+                on_result=shown.result if shown else lambda _result: None,
+            ).make()
+        finally:
+            self._terminal.end()
 
     def _exit(self, outcome: SyncOutcome, options: dict[str, Any]) -> None:
         if options["json"]:
             report = {
-                "dry_run": options["dry_run"],
+                "dry_run": _is_dry(options),
                 "plan": outcome.plan.as_dict() if outcome.plan else None,
                 "results": [result.as_dict() for result in outcome.results],
                 "invalid": outcome.broken,
@@ -127,72 +159,44 @@ class Command(BaseCommand):
             }
             self.stdout.write(json.dumps(report, indent=2, sort_keys=True))
         else:
-            self._print_ending(outcome, dry_run=options["dry_run"])
+            self._print_ending(outcome, dry_run=_is_dry(options), kept_in=options["plan_out"] or "")
         if not outcome.ok:
             sys.exit(FAILED)
         if options["detailed_exitcode"] and outcome.plan is not None and outcome.plan.changes:
             sys.exit(CHANGES)
 
-    def _print_ending(self, outcome: SyncOutcome, *, dry_run: bool) -> None:
+    def _print_ending(self, outcome: SyncOutcome, *, dry_run: bool, kept_in: str) -> None:
         for consul_id, why in sorted(outcome.broken.items()):
-            self._complain(f"Not synced, because its declaration is invalid: {visible(consul_id)}: {visible(why)}")
+            self._terminal.complain(
+                f"Not synced, because its declaration is invalid: {visible(consul_id)}: {visible(why)}"
+            )
         if isinstance(outcome.error, UnsafePlanError):
-            self._complain(visible(str(outcome.error)))
+            self._terminal.complain(visible(str(outcome.error)))
             for consul_id in outcome.error.would_remove:
-                self._complain(f"  - {visible(consul_id)}")
+                self._terminal.complain(f"  - {visible(consul_id)}")
         elif outcome.error is not None:
-            self._complain(visible(str(outcome.error)))
+            self._terminal.complain(visible(str(outcome.error)))
         elif outcome.plan is not None and not outcome.plan.changes and not outcome.broken:
-            self._print("green", "Consul matches the declarations.")
+            self._terminal.say("green", "Consul matches the declarations.")
         elif dry_run:
-            self._print("", "Dry run: nothing was changed.")
+            self._terminal.say("", "Dry run: nothing was changed.")
         elif outcome.results:
             done = len(outcome.results) - len(outcome.failures)
             style = "green" if not outcome.failures else "bold red"
-            self._print(style, f"{done} of {len(outcome.results)} done.")
+            self._terminal.say(style, f"{done} of {len(outcome.results)} done.")
+        if kept_in:
+            self._terminal.say("", f"Kept for review; carry it out with --apply {visible(kept_in)}")
 
     def _watch(self, *, prune: bool, force: bool) -> None:
-        last_problem = ""
-
-        def one_pass() -> None:
-            nonlocal last_problem
-            close_old_connections()
-            outcome = services.sync(trigger=SyncRun.Trigger.WATCH, prune=prune, force=force)
-            for result in outcome.results:
-                logger.log(logging.INFO if result.ok else logging.ERROR, "%s", result_line(result)[1].strip())
-            if outcome.error is not None and not isinstance(outcome.error, UnsafePlanError):
-                raise outcome.error
-            problem = "; ".join(f"{key}: {why}" for key, why in sorted(outcome.broken.items()))
-            if isinstance(outcome.error, UnsafePlanError):
-                problem = f"{outcome.error} Would remove: {', '.join(outcome.error.would_remove)}"
-            if problem != last_problem:
-                logger.log(logging.WARNING if problem else logging.INFO, "%s", visible(problem) or "all is well again")
-                last_problem = problem
-
-        watcher = Watcher(consul_api(), one_pass, every_s=conf.pass_interval_s)
+        controller = Controller(prune=prune, force=force)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: watcher.stop())
-        logger.info("watching Consul at %s, a full pass every %g s", consul_api().config.url, conf.pass_interval_s)
-        watcher.run()
-        logger.info("stopped")
-
-    def _print_plan(self, plan: Plan) -> None:
-        for style, line in plan_lines(plan):
-            self._print(style, line)
-
-    def _print(self, style: str, text: str) -> None:
-        self._console(self.stdout).print(text, style=style or None)
-
-    def _complain(self, text: str) -> None:
-        self._console(self.stderr).print(text, style="bold red")
-
-    @staticmethod
-    @cache
-    def _console(stream: Any) -> Console:
-        """Colours on a terminal only, and none with NO_COLOR; long lines stay whole, for grep and copying."""
-        from rich.console import Console  # noqa: PLC0415 - costs more than all the rest of a start
-
-        return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            signal.signal(number, lambda *_: controller.stop())
+        consul = consul_api().config.url
+        logger.info(
+            "watching Consul", extra={"event": "started", "consul": consul, "full_pass_every_s": conf.pass_interval_s}
+        )
+        controller.run()
+        logger.info("stopped", extra={"event": "stopped"})
 
     def _fail(self, error: RegistryError, *, as_json: bool) -> NoReturn:
         if as_json:
@@ -205,3 +209,31 @@ def _who() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         return f"user {os.getuid()}"
+
+
+def _is_dry(options: dict[str, Any]) -> bool:
+    return bool(options["dry_run"] or options["plan_out"])
+
+
+def _read_plan(name: str) -> PlanFile:
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"--apply: {visible(name)} can't be read: {_plainly(error)}") from error
+    return PlanFile.load(text)
+
+
+def _write_plan(name: str, kept: PlanFile) -> None:
+    """All or nothing, and for nobody else's eyes: tags and meta may tell something."""
+    path = Path(name)
+    try:
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(kept.dump())
+        Path(draft).replace(path)
+    except OSError as error:
+        raise CommandError(f"--plan-out: {visible(name)} can't be written: {_plainly(error)}") from error
+
+
+def _plainly(error: Exception) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not text"

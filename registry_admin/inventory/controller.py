@@ -1,0 +1,301 @@
+"""What `sync_registry --watch` runs: one leader that looks whenever something changes, evicts and brings back."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from statistics import median
+
+from django.db import close_old_connections, connections
+from django.utils import timezone
+
+from registry_admin.consul import Health, Observation, ServiceInstance, ServiceSpec, validation
+from registry_admin.errors import InvalidValueError, StoreUnavailableError, UnsafePlanError
+from registry_admin.inventory import history, mirror, selectors
+from registry_admin.inventory.changes import DeclarationChanges
+from registry_admin.inventory.conf import conf, consul_api
+from registry_admin.inventory.lease import LeaseKeeper
+from registry_admin.inventory.models import SyncRun
+from registry_admin.inventory.passes import Pass, SyncOutcome
+from registry_admin.inventory.selectors import Inventory, RecentChanges
+from registry_admin.inventory.store import database_errors
+from registry_admin.reconcile import eviction
+from registry_admin.reconcile.backoff import Backoff
+from registry_admin.reconcile.plan import PlanItem
+from registry_admin.reconcile.probing import Prober
+from registry_admin.reconcile.rendering import PAST, visible
+from registry_admin.reconcile.watcher import Watcher
+
+logger = logging.getLogger(__name__)
+
+SETTLE_S = 0.2  # whoever saves a declaration syncs it too: let that be the one who does it
+PRUNE_HISTORY_EVERY = timedelta(days=1)
+LONGEST_WAIT_S = 0.5  # for a signal, where nothing else would wake the main thread
+
+
+class Controller:
+    """Stands by until it has the lease, leads until it loses it or is stopped, and frees it at the end."""
+
+    def __init__(self, *, prune: bool = True, force: bool = False) -> None:
+        self._prune, self._force = prune, force
+        self._lease = LeaseKeeper(on_change=self._lease_changed)
+        self._changes = DeclarationChanges(self._declarations_changed, lease_freed=self._lease.try_now)
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = False
+        self._watcher: Watcher | None = None
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        self._lease.start()
+        self._changes.start()
+        try:
+            said = False
+            while not self._stopping:
+                if self._lease.is_held:
+                    said = False
+                    self._lead()
+                else:
+                    if not said:
+                        logger.info("standing by", extra={"event": "standby", "leader": selectors.lease().holder})
+                    said = True
+                    self._wait(LONGEST_WAIT_S)
+        finally:
+            self._changes.stop()
+            self._lease.stop()
+            connections.close_all()
+
+    def stop(self) -> None:
+        """Ends `run` after what is under way. May be called from a signal handler."""
+        self._stopping = True
+        self._news.put(None)
+        if self._watcher is not None:
+            self._watcher.stop()
+
+    def _wait(self, seconds: float) -> None:
+        try:
+            self._news.get(timeout=seconds)
+        except queue.Empty:
+            return
+
+    def _lease_changed(self, held: bool) -> None:  # noqa: FBT001 - the one thing that a callback is told
+        self._news.put(None)
+        if not held and self._watcher is not None:
+            self._watcher.stop()
+
+    def _declarations_changed(self) -> None:
+        watcher = self._watcher
+        if watcher is not None:
+            timer = threading.Timer(SETTLE_S, watcher.wake)
+            timer.daemon = True
+            timer.start()
+
+    def _lead(self) -> None:
+        logger.info("leading", extra={"event": "leading", "holder": self._lease.holder})
+        leadership = _Leadership(self._lease, prune=self._prune, force=self._force)
+        self._watcher = leadership.watcher
+        try:
+            if not self._stopping and self._lease.is_held:
+                leadership.run()
+        finally:
+            self._watcher = None
+        if not self._stopping:
+            logger.warning("no longer leading", extra={"event": "deposed", "holder": self._lease.holder})
+
+
+class _Leadership:
+    """One time of leading: what the watcher adds to a pass, and what it has to remember from one pass to the next."""
+
+    def __init__(self, lease: LeaseKeeper, *, prune: bool, force: bool) -> None:
+        self.answering: set[str] = set()
+        self._lease = lease
+        self._prune, self._force = prune, force
+        self._backoff = Backoff()
+        self._prober = Prober(self._answers, consul_host=consul_api().config.host)
+        self._verdict = eviction.Verdict()
+        self._recent = RecentChanges(evictions={}, flapping={})
+        self._node = ""
+        self._unfinished: list[Callable[[], object]] = []
+        self._pruned_at: datetime | None = None
+        self._said = ""
+        self.watcher = Watcher(
+            consul_api(), self._pass, every_s=conf.pass_interval_s, on_alive=self._alive, on_schedule=self._scheduled
+        )
+
+    def run(self) -> None:
+        """Passes until the watcher is stopped."""
+        try:
+            with database_errors():
+                abandoned = history.abandon_runs(self._lease.holder)
+            if abandoned:
+                logger.warning(
+                    "runs of a former leader were abandoned", extra={"event": "abandoned", "runs": abandoned}
+                )
+        except StoreUnavailableError as error:
+            logger.warning("%s", error)
+        try:
+            self.watcher.run()
+        finally:
+            self._prober.stop()
+
+    # -- what services.sync asks of it --------------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> str:
+        """Who makes the run."""
+        return self._lease.holder
+
+    def evictions(self, observation: Observation, inventory: Inventory) -> Mapping[str, str]:
+        """Whose time is up, and why."""
+        now = timezone.now()
+        since = selectors.critical_since(observation.node)
+        self._recent = selectors.recent_changes(now)
+        specs = {one.spec.id: one.spec for one in inventory.declared if one.enabled}
+        critical = [
+            eviction.Critical(
+                id=key,
+                service=have.service,
+                for_s=(now - since.get(key, now)).total_seconds(),
+                after_s=_evict_after_s(have, specs.get(key)),
+                evictions=self._recent.evictions.get((observation.node, key), 0),
+                output=have.output,
+            )
+            for key, have in observation.here.items()
+            if have.health is Health.CRITICAL
+        ]
+        intervals = [validation.seconds(spec.check.interval) for spec in specs.values()]
+        halted = self._verdict.halted
+        self._verdict = eviction.decide(critical, instances=len(observation.here), window_s=median(intervals or [10.0]))
+        if self._verdict.halted != halted:
+            logger.warning("%s", self._verdict.halted or "evicting again", extra={"event": "eviction_halted"})
+        self._node = observation.node
+        return self._verdict.evict
+
+    @property
+    def halted(self) -> str:
+        """Why nothing is evicted now."""
+        return self._verdict.halted
+
+    @property
+    def notes(self) -> Mapping[tuple[str, str], str]:
+        """What flaps, and what is registered and evicted in turns, by node and ID."""
+        fights = {(self._node, key): text for key, text in self._verdict.fights.items()}
+        return {**self._recent.flapping, **fights}
+
+    def holds_back(self, item: PlanItem) -> bool:
+        """Whether it failed lately, and its time to be tried again hasn't come."""
+        return not self._backoff.is_due(item.id, _digest(item), time.monotonic())
+
+    def may_go_on(self) -> str:
+        """Why nothing more may be begun, or nothing."""
+        return "" if self._lease.is_held else "another watcher leads now"
+
+    def confirm(self) -> bool:
+        """Asks the database itself whether we lead, before a plan with removals is begun."""
+        return self._lease.confirm()
+
+    # -- the watcher's callbacks --------------------------------------------------------------------------------------
+
+    def _pass(self) -> float | None:
+        close_old_connections()
+        self._finish_runs()
+        answering = frozenset(self.answering)
+        outcome = Pass(
+            trigger=SyncRun.Trigger.WATCH,
+            prune=self._prune,
+            force=self._force,
+            answering=answering,
+            supervision=self,
+        ).make()
+        self.answering -= answering
+        self._note(outcome)
+        if outcome.unfinished is not None:
+            self._unfinished.append(outcome.unfinished)
+        if outcome.error is not None and not isinstance(outcome.error, UnsafePlanError):
+            raise outcome.error
+        self._prune_history()
+        return self._next(outcome)
+
+    def _note(self, outcome: SyncOutcome) -> None:
+        now = time.monotonic()
+        for result in outcome.results:
+            item = result.item
+            facts = {
+                "event": str(item.action), "instance": item.id, "service": item.service, "reason": item.reason,
+                "cause": str(item.cause or ""), "seconds": result.seconds,
+            }  # fmt: skip
+            if result.ok:
+                self._backoff.succeeded(item.id)
+                logger.info("%s", PAST[item.action], extra=facts)
+            elif result.tried:
+                self._backoff.failed(item.id, _digest(item), now)
+                logger.error("failed to %s", item.action, extra=facts | {"error": result.error})
+        problem = "; ".join(f"{key}: {why}" for key, why in sorted(outcome.broken.items()))
+        if isinstance(outcome.error, UnsafePlanError):
+            problem = f"{outcome.error} Would remove: {', '.join(outcome.error.would_remove)}"
+        if problem != self._said:
+            logger.log(logging.WARNING if problem else logging.INFO, "%s", visible(problem) or "all is well again")
+            self._said = problem
+
+    def _next(self, outcome: SyncOutcome) -> float | None:
+        """Sets out the probes, and returns in how many seconds something falls due."""
+        now = timezone.now()
+        waits = {
+            key: (since - now).total_seconds() + eviction.hold_s(self._recent.evictions.get((self._node, key), 0))
+            for key, (since, _) in outcome.evicted.items()
+        }
+        self._prober.watch({key: outcome.evicted[key][1] for key, wait_s in waits.items() if wait_s <= 0})
+        due = [wait_s for wait_s in waits.values() if wait_s > 0]
+        due += [s for s in (self._verdict.next_in_s, self._backoff.next_in_s(time.monotonic())) if s is not None]
+        return min(due, default=None)
+
+    def _answers(self, instance_id: str) -> None:
+        self.answering.add(instance_id)
+        self.watcher.wake()
+
+    def _alive(self) -> None:
+        """Consul answers, though nothing has changed: on the watcher's own thread for that."""
+        try:
+            with database_errors():
+                mirror.contact_seen()
+        except StoreUnavailableError as error:
+            logger.debug("%s", error)
+        finally:
+            connections.close_all()
+
+    def _scheduled(self, seconds: float) -> None:
+        self._lease.note_next_pass(timezone.now() + timedelta(seconds=seconds))
+
+    def _finish_runs(self) -> None:
+        """Writes down runs that the database's absence has cut short."""
+        with database_errors():
+            while self._unfinished:
+                self._unfinished[-1]()
+                self._unfinished.pop()
+
+    def _prune_history(self) -> None:
+        now = timezone.now()
+        if self._pruned_at is None or now - self._pruned_at > PRUNE_HISTORY_EVERY:
+            self._pruned_at = now
+            with database_errors():
+                counts = history.prune(timedelta(seconds=conf.history_kept_s))
+            if any(counts.values()):
+                logger.info("old history is deleted", extra={"event": "history_pruned", **counts})
+
+
+def _digest(item: PlanItem) -> str:
+    return item.spec.digest if item.spec else ""
+
+
+def _evict_after_s(have: ServiceInstance, spec: ServiceSpec | None) -> float | None:
+    """After how many seconds of being critical it is taken out; None: never, or not by us."""
+    if have.owner not in ("", conf.owner):
+        return None
+    after = spec.check.deregister_after if spec else have.evict_after if have.registered_itself else None
+    try:
+        return validation.seconds(validation.duration(after)) if after else None
+    except InvalidValueError:  # a mark that somebody has edited
+        return None
