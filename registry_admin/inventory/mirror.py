@@ -117,7 +117,8 @@ class _Mirroring:
         self._own_node = observation.node
         self._evictions = evictions
         self._evicted = {(cut(observation.node), cut(key)): storable(why) for key, why in evictions.items()}
-        self._seen = seen_of((*observation.here.values(), *observation.elsewhere))
+        found = seen_of((*observation.here.values(), *observation.elsewhere))
+        self._seen = {seen.place: seen for seen in found}  # IDs too long for a column can become the same
         self._items = {(item.node, item.id): item for item in plan.items if item.observed is not None}
         self._now = timezone.now()
         self._new: list[ObservedInstance] = []
@@ -128,7 +129,7 @@ class _Mirroring:
         """In two queries, and one more for every kind of change that there is."""
         rows = map(_Known._make, ObservedInstance.objects.order_by().values_list(*_KNOWN))
         known = {(row.node, row.consul_id): row for row in rows}
-        for seen in self._seen:
+        for seen in self._seen.values():
             self._compare(seen, known.pop(seen.place, None))
         for row in known.values():
             why = self._evicted.get((row.node, row.consul_id), "")

@@ -1,0 +1,197 @@
+"""What was done: there before anything is applied, true whatever becomes of the process, and kept as long as wished."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from registry_admin.errors import ConsulUnavailableError, StoreUnavailableError, UnsafePlanError
+from registry_admin.inventory import history
+from registry_admin.inventory.history import Run
+from registry_admin.inventory.models import ConsulContact, HealthTransition, SyncRun
+from registry_admin.reconcile.apply import ItemResult
+from registry_admin.reconcile.plan import Action, Cause, FieldChange, PlanItem, SyncStatus
+
+pytestmark = pytest.mark.django_db
+
+WATCH = SyncRun.Trigger.WATCH
+
+
+def item(number: int = 1, action: Action = Action.REGISTER, **fields: Any) -> PlanItem:
+    return PlanItem(
+        **{
+            "action": action, "service": "api", "id": f"api-{number}", "reason": "not in Consul yet",
+            "status": SyncStatus.MISSING, "cause": Cause.NEVER_REGISTERED,
+        } | fields
+    )  # fmt: skip
+
+
+def done(*items: PlanItem, error: str = "") -> list[ItemResult]:
+    return [ItemResult(item=one, error=error) for one in items]
+
+
+def test_a_run_is_there_before_anything_is_applied():
+    run = Run(trigger=WATCH, actor="ada", only={"web", "api"}, holder="host:1:ab")
+    run.begin([item(1), item(2)])
+    row = SyncRun.objects.get()
+    assert (row.outcome, row.planned, row.actor, row.holder, row.scope) == (
+        "running",
+        2,
+        "ada",
+        "host:1:ab",
+        ["api", "web"],
+    )
+    assert [one["id"] for one in row.items] == ["api-1", "api-2"]
+
+
+def test_a_run_that_ends_well_says_what_was_done_and_why():
+    changed = item(2, Action.UPDATE, cause=Cause.EDITED, changes=(FieldChange(field="port", before=1, after=2),))
+    items = [item(1), changed, item(3, Action.DEREGISTER), item(4, Action.EVICT)]
+    run = Run(trigger=WATCH)
+    run.begin(items)
+    row = run.finish(done(*items))
+    assert row == SyncRun.objects.get()
+    row.refresh_from_db()
+    assert (row.outcome, row.registered, row.updated, row.deregistered, row.evicted, row.failed) == (
+        "done",
+        1,
+        1,
+        1,
+        1,
+        0,
+    )
+    assert [(one["cause"], one["ok"]) for one in row.items][:2] == [
+        ("never registered", True),
+        ("edited by hand", True),
+    ]
+    assert row.items[1]["changes"] == [{"field": "port", "before": 1, "after": 2}]
+    assert row.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("results", "error", "outcome"),
+    [
+        ([*done(item(1)), *done(item(2), error="no")], None, "partial"),
+        (done(item(1)), UnsafePlanError("too much"), "refused"),
+        ([], ConsulUnavailableError("away"), "failed"),
+        (done(item(1)), StoreUnavailableError("gone"), "interrupted"),
+    ],
+)
+def test_how_it_ended_is_told(results, error, outcome):
+    row = Run(trigger=SyncRun.Trigger.COMMAND).finish(results, error=error)
+    assert (row.outcome, str(error or "") in row.message) == (outcome, True)
+
+
+def test_a_run_that_the_database_cut_short_says_how_far_it_came_when_it_is_back():
+    items = [item(number) for number in range(20)]
+    run = Run(trigger=WATCH)
+    run.begin(items)
+    row = run.finish(
+        [*done(*items[:7]), *done(*items[7:], error="not tried")], error=StoreUnavailableError("The database is away.")
+    )
+    assert (row.outcome, row.message) == ("interrupted", "7 of 20 applied. The database is away.")
+
+
+def test_nothing_to_do_is_no_row():
+    run = Run(trigger=WATCH)
+    run.begin([])
+    assert run.finish() is None
+    assert SyncRun.objects.count() == 0
+
+
+def test_how_far_a_run_has_come_is_written_at_most_once_a_second(monkeypatch, django_assert_num_queries):
+    now = 100.0
+    monkeypatch.setattr("registry_admin.inventory.history.time.monotonic", lambda: now)
+    run = Run(trigger=WATCH)
+    items = [item(1), item(2), item(3)]
+    run.begin(items)
+    with django_assert_num_queries(0):
+        run.progress(done(item(1)))
+    now = 101.0
+    with django_assert_num_queries(1):
+        run.progress(done(item(1)))
+        run.progress(done(item(1), item(2)))
+    row = SyncRun.objects.get()
+    assert (row.outcome, row.registered, row.planned) == ("running", 1, 3)
+
+
+def test_text_from_outside_fits_into_a_row():
+    run = Run(trigger=WATCH)
+    bad = item(1, reason="\ud800\x00")
+    run.begin([bad])
+    assert run.finish(done(bad, error="\x00\ud800")) is not None
+
+
+# -- a watcher's failures ---------------------------------------------------------------------------------------------
+
+
+def test_a_watcher_s_repeated_failure_is_one_row():
+    for _ in range(3):
+        run = Run(trigger=WATCH)
+        run.begin([item()])
+        run.finish(done(item(), error="refused"))
+    assert SyncRun.objects.count() == 1
+    for _ in range(2):
+        Run(trigger=WATCH).finish(error=ConsulUnavailableError("away"))
+    assert SyncRun.objects.count() == 2
+
+
+def test_what_was_done_for_others_or_ended_otherwise_is_another_row():
+    for results in (done(item(), error="refused"), done(item(), error="refused otherwise"), done(item())):
+        Run(trigger=WATCH).finish(results)
+    Run(trigger=SyncRun.Trigger.COMMAND).finish(done(item(), error="refused"))
+    Run(trigger=SyncRun.Trigger.COMMAND).finish(done(item(), error="refused"))
+    assert SyncRun.objects.count() == 5
+
+
+def test_a_second_outage_is_another_row():
+    Run(trigger=WATCH).finish(error=ConsulUnavailableError("away"))
+    ConsulContact.objects.create(pk=1, reachable=False, since=timezone.now() + timedelta(seconds=5))
+    Run(trigger=WATCH).finish(error=ConsulUnavailableError("away"))
+    assert SyncRun.objects.count() == 2
+
+
+# -- runs that nobody ended -------------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_leader_has_left_is_closed_with_how_far_it_came():
+    SyncRun.objects.create(
+        trigger=WATCH, holder="dead", outcome="running", planned=20, registered=5, updated=2, evicted=1
+    )
+    mine = SyncRun.objects.create(trigger=WATCH, holder="me", outcome="running")
+    ended = SyncRun.objects.create(trigger=WATCH, holder="dead", outcome="done")
+    assert history.abandon_runs("me") == 1
+    assert history.abandon_runs("me") == 0
+    left = SyncRun.objects.get(holder="dead", planned=20)
+    assert left.outcome == "abandoned"
+    assert "8 of 20" in left.message
+    for row, outcome in ((mine, "running"), (ended, "done")):
+        row.refresh_from_db()
+        assert row.outcome == outcome
+
+
+def test_a_person_s_run_is_given_up_only_after_an_hour():
+    fresh = SyncRun.objects.create(trigger=SyncRun.Trigger.COMMAND, outcome="running")
+    old = timezone.now() - timedelta(minutes=61)
+    SyncRun.objects.create(trigger=SyncRun.Trigger.COMMAND, outcome="running", started_at=old)
+    assert history.abandon_runs("me") == 1
+    assert SyncRun.objects.get(outcome="running") == fresh
+
+
+# -- forgetting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_is_older_is_forgotten_in_batches_and_counted(monkeypatch, dry_run):
+    monkeypatch.setattr(history, "PRUNE_BATCH", 2)
+    now = timezone.now()
+    for age in (1, 2, 29, 31, 32, 33, 34, 35):
+        at = now - timedelta(days=age)
+        SyncRun.objects.create(trigger=WATCH, outcome="done", started_at=at)
+        HealthTransition.objects.bulk_create([HealthTransition(at=at), HealthTransition(at=at)])
+    assert history.prune(timedelta(days=30), dry_run=dry_run, now=now) == {"runs": 5, "transitions": 10}
+    assert (SyncRun.objects.count(), HealthTransition.objects.count()) == ((8, 16) if dry_run else (3, 6))
+    assert SyncRun.objects.first().started_at == now - timedelta(days=1)
