@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from registry_admin.reconcile.apply import ItemResult
-from registry_admin.reconcile.plan import Action, Plan, PlanItem
+from registry_admin.reconcile.plan import Action, Cause, Plan, PlanItem
 
 SYMBOLS = {Action.REGISTER: "+", Action.UPDATE: "~", Action.DEREGISTER: "-", Action.EVICT: "x", Action.LEAVE: "·"}
 STYLES = {
@@ -23,13 +23,18 @@ def plan_lines(plan: Plan) -> Iterator[tuple[str, str]]:
     """(style, text) for each line: the changes, then what is left alone and why, then the summary."""
     for item in (*plan.changes, *plan.of(Action.LEAVE)):
         yield STYLES[item.action], f"  {SYMBOLS[item.action]} {visible(item.service)}  {visible(item.id)}"
-        cause = f" [{item.cause}]" if item.cause and not item.reason.startswith(item.cause) else ""
-        yield "dim", f"      # {visible(item.reason)}{cause}"
+        yield "dim", f"      # {visible(item.reason)}{_cause(item)}"
         if item.action is not Action.LEAVE:
             yield from (("", line) for line in _field_lines(item))
     if plan.items:
         yield "", ""
     yield "bold", plan.summary
+
+
+def _cause(item: PlanItem) -> str:
+    """What has happened, in brackets, where the reason doesn't say it already."""
+    said = item.cause in (None, item.reason, Cause.NOT_DECLARED, Cause.EVICTED) or item.action is Action.LEAVE
+    return "" if said else f" [{item.cause}]"
 
 
 def _field_lines(item: PlanItem) -> Iterator[str]:

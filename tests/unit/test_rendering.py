@@ -7,8 +7,10 @@ import pytest
 from registry_admin.consul import CheckSpec, ServiceInstance, ServiceSpec
 from registry_admin.consul.types import META_OWNER
 from registry_admin.reconcile.apply import ItemResult
-from registry_admin.reconcile.plan import Action, Declared, PlanItem, SyncStatus, make_plan
-from registry_admin.reconcile.rendering import plan_lines, result_line, visible
+from registry_admin.reconcile.compare import make_plan
+from registry_admin.reconcile.plan import Action, Cause, Declared, PlanItem, SyncStatus
+from registry_admin.reconcile.rendering import PAST, STYLES, SYMBOLS, plan_lines, result_line, visible
+from tests.unit.planning import look
 
 NEW = ServiceSpec(name="api", address="10.0.0.1", port=8000, tags=("v1",), meta={"team": "blue"})
 HOSTILE = "\x1b[31mred\r\n\x07\u202egnp.exe\u200b[bold]"
@@ -18,8 +20,8 @@ def observed(instance_id: str, **fields) -> ServiceInstance:
     return ServiceInstance(**{"service": "api", "id": instance_id, "address": "10.0.0.1", "port": 1} | fields)
 
 
-def rendered(declared, *instances) -> str:
-    plan = make_plan(declared, {one.id: one for one in instances}, owner="us")
+def rendered(declared, *instances, **options) -> str:
+    plan = make_plan(declared, look(*instances), owner="us", **options)
     return "\n".join(text for _, text in plan_lines(plan))
 
 
@@ -33,7 +35,7 @@ def test_a_plan_reads_as_in_terraform():
     )
     assert text == (
         "  + api  api-10.0.0.1-8000\n"
-        "      # not in Consul yet\n"
+        "      # not in Consul yet [never registered]\n"
         '      address : "10.0.0.1"\n'
         "      port    : 8000\n"
         '      tags    : ["v1"]\n'
@@ -41,7 +43,7 @@ def test_a_plan_reads_as_in_terraform():
         "      weight  : 1\n"
         '      check   : "http, http:/health, every 10s, timeout 5s, out after 30s"\n'
         "  ~ api  changed\n"
-        "      # differs from its declaration\n"
+        "      # differs from its declaration [declaration changed]\n"
         "      port : 1 -> 2\n"
         "  - api  gone\n"
         "      # owned but no longer declared\n"
@@ -64,7 +66,7 @@ def test_what_was_not_there_before_is_shown_as_none():
 
 
 def test_each_action_has_a_style_of_its_own():
-    plan = make_plan([Declared(spec=NEW)], {"gone": observed("gone", meta={META_OWNER: "us"})}, owner="us")
+    plan = make_plan([Declared(spec=NEW)], look(observed("gone", meta={META_OWNER: "us"})), owner="us")
     styles = {text.split()[0]: style for style, text in plan_lines(plan) if text.startswith("  ") and text[2] in "+-"}
     assert styles == {"+": "green", "-": "red"}
 
@@ -97,3 +99,34 @@ def test_what_is_visible_stays_as_it_is(text):
 
 def test_a_lone_surrogate_can_be_shown():
     assert visible("\ud800") == r"\ud800"
+
+
+def test_an_eviction_has_a_symbol_and_a_reason():
+    dead = observed("dead", meta={META_OWNER: "us"})
+    wanted = ServiceSpec(name="api", address="10.0.0.1", port=1, id="dead")
+    text = rendered([Declared(spec=wanted)], dead, evict={"dead": "critical for 31 s"})
+    assert "  x api  dead\n      # critical for 31 s\n" in text
+    assert "1 to evict" in text
+
+
+@pytest.mark.parametrize(
+    ("declared", "cause"),
+    [
+        (Declared(spec=NEW, claimed=True), Cause.REMOVED),
+        (Declared(spec=NEW), Cause.NEVER_REGISTERED),
+    ],
+)
+def test_what_has_happened_stands_in_brackets(declared, cause):
+    assert f" [{cause}]\n" in rendered([declared])
+
+
+def test_what_the_reason_says_already_is_not_said_twice():
+    back = Declared(spec=NEW, evicted="dead", answers=True)
+    assert "      # answers again\n" in rendered([back])
+    assert "[" not in rendered([], observed("gone", meta={META_OWNER: "us"}), observed("stranger"))
+
+
+def test_every_action_can_be_shown():
+    assert SYMBOLS.keys() == STYLES.keys() == set(Action)
+    assert PAST.keys() == set(Action) - {Action.LEAVE}
+    assert len(set(SYMBOLS.values())) == len(Action)
