@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from registry_admin.consul.observe import Observation
 from registry_admin.consul.types import META_DIGEST, META_OWNER, META_SELF
 from registry_admin.reconcile.apply import CONCURRENCY, ItemResult, apply_items
 from registry_admin.reconcile.compare import make_plan
-from registry_admin.reconcile.plan import Declared
+from registry_admin.reconcile.plan import Action, Declared
 from tests.parts import wait_until
 
 OWNER = "us"
@@ -31,10 +32,16 @@ def spec(instance_id: str, **fields: Any) -> ServiceSpec:
     )
 
 
-def reconcile(api: ConsulApi, *declared: ServiceSpec | Declared, **options: Any) -> list[ItemResult]:
+def look(api: ConsulApi) -> Observation:
+    return Observation(node="", node_id="", here=api.agent_instances())
+
+
+def reconcile(
+    api: ConsulApi, *declared: ServiceSpec | Declared, evict: Mapping[str, str] = {}, **options: Any
+) -> list[ItemResult]:
     """One pass as the product makes it."""
     wanted = [one if isinstance(one, Declared) else Declared(spec=one) for one in declared]
-    plan = make_plan(wanted, Observation(node="", node_id="", here=api.agent_instances()), owner=OWNER)
+    plan = make_plan(wanted, look(api), owner=OWNER, evict=evict)
     return apply_items(plan.items, api, owner=OWNER, **options)
 
 
@@ -115,6 +122,18 @@ def test_the_automatic_checks_of_a_hand_made_registration_go_when_we_take_it_ove
     assert checks_of(api, "api-1").keys() == {"api-1:ttl"}
 
 
+def test_the_inline_check_of_a_hand_made_registration_stays_where_we_have_none_to_put_in_its_place(api, consul_agent):
+    body = {"ID": "api-1", "Name": "api", "Port": 9, "Check": {"TTL": "1h"}}
+    consul_agent.request("PUT", "/v1/agent/service/register", body=body)
+
+    reconcile(api, Declared(spec=spec("api-1", port=10), claimed=True))
+    assert checks_of(api, "api-1").keys() == {"service:api-1"}
+    assert api.agent_instances()["api-1"].port == 10
+
+    reconcile(api, Declared(spec=spec("api-1", check=CheckSpec(kind=CheckKind.TTL)), claimed=True))
+    assert checks_of(api, "api-1").keys() == {"api-1:ttl"}
+
+
 def test_another_instance_s_checks_are_not_taken_for_stale_ones(api):
     wanted = [spec("api:1", check=CheckSpec(kind=CheckKind.TTL)), spec("api", port=10)]
     api.register(spec("api"), marks={META_OWNER: OWNER})
@@ -150,6 +169,121 @@ def test_once_consul_is_away_the_rest_is_not_tried(consul_agent, flaky_proxy):
     tried = [result for result in results if "not tried" not in result.error]
     assert 1 <= len(tried) <= CONCURRENCY
     assert "Consul at http://127.0.0.1" in tried[0].error
+
+
+def test_one_that_consul_fails_to_answer_does_not_hold_up_the_others(http_service):
+    def answer(handler, request):
+        handler.send_response(500 if b"api-03" in request.body else 200)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    consul = http_service(answer=answer)
+    api = ConsulApi(ConsulConfig(host=consul.host, port=consul.port))
+    many = [Declared(spec=spec(f"api-{number:02}", port=number + 1)) for number in range(4 * CONCURRENCY)]
+    plan = make_plan(many, Observation(node="", node_id="", here={}), owner=OWNER)
+
+    results = apply_items(plan.items, api, owner=OWNER)
+
+    api.close()
+    assert [result.item.id for result in results if not result.ok] == ["api-03"]
+    assert all(result.tried for result in results)
+
+
+# -- evictions and returns --------------------------------------------------------------------------------------------
+
+
+def test_what_is_evicted_is_gone(api):
+    api.register(spec("dead"), marks={META_OWNER: OWNER})
+    api.register(spec("dead-too", port=10), marks={META_SELF: "0"})
+    dead = {"dead": "critical for 31 s", "dead-too": "critical for 32 s"}
+    results = reconcile(api, spec("dead"), evict=dead)
+    assert [(result.item.action, result.ok) for result in results] == [(Action.EVICT, True)] * 2
+    assert api.agent_instances() == {}
+
+
+def test_what_answers_again_is_passing_from_the_first_moment(api):
+    check = CheckSpec(kind=CheckKind.TTL, interval="1h")
+    reconcile(api, Declared(spec=spec("back", check=check), evicted="dead", answers=True), spec("new", check=check))
+    assert checks_of(api, "back") == {"back:ttl": "passing"}
+    assert checks_of(api, "new") == {"new:ttl": "critical"}
+
+
+# -- being told to stop -----------------------------------------------------------------------------------------------
+
+
+def test_a_no_in_the_middle_stops_what_has_not_begun(api):
+    heard: list[ItemResult] = []
+    wanted = [spec(f"api-{number:03}", port=number + 1) for number in range(20 * CONCURRENCY)]
+    asked_after: list[int] = []
+
+    def may_go_on() -> str:
+        asked_after.append(len(heard))
+        return "the database is away" if heard else ""
+
+    def note(result: ItemResult) -> None:
+        heard.append(result)
+        time.sleep(0.01)  # so that there is something left when it is asked again
+
+    results = reconcile(api, *wanted, on_result=note, may_go_on=may_go_on)
+
+    done = [result for result in results if result.ok]
+    left = [result for result in results if not result.ok]
+    assert [result.item.id for result in results] == [one.id for one in wanted]
+    assert asked_after[0] == 0
+    assert len(done) > 0
+    assert {result.error for result in left} == {"not tried, because the database is away"}
+    assert not any(result.tried for result in left)
+    assert api.agent_instances().keys() == {result.item.id for result in done}
+
+
+def test_a_no_from_the_start_lets_nothing_begin(api):
+    results = reconcile(api, spec("a"), spec("b", port=10), may_go_on=lambda: "another watcher leads now")
+    assert [result.error for result in results] == ["not tried, because another watcher leads now"] * 2
+    assert api.agent_instances() == {}
+
+
+def test_each_removal_is_asked_for_and_a_no_holds_up_nothing_else(api):
+    for number, name in enumerate(("gone", "dead", "kept")):
+        api.register(spec(name, port=number + 1), marks={META_OWNER: OWNER})
+    answers = ["", "another watcher leads now"]
+    results = reconcile(
+        api,
+        spec("dead", port=2),
+        spec("kept", port=33),
+        spec("new", port=44),
+        evict={"dead": "critical for 31 s"},
+        may_remove=lambda: answers.pop(0),
+    )
+    assert answers == []  # asked just twice
+    assert {result.item.id: result.error for result in results} == {
+        "dead": "", "gone": "not tried, because another watcher leads now", "kept": "", "new": "",
+    }  # fmt: skip
+    assert {key: one.port for key, one in api.agent_instances().items()} == {"gone": 1, "kept": 33, "new": 44}
+
+
+def test_it_asks_and_tells_from_the_thread_that_called_it(api):
+    threads = set()
+
+    def note(*_: object) -> str:
+        threads.add(threading.current_thread())
+        return ""
+
+    api.register(spec("gone"), marks={META_OWNER: OWNER})
+    reconcile(api, spec("a", port=1), spec("b", port=2), on_result=note, may_go_on=note, may_remove=note)
+    assert threads == {threading.current_thread()}
+
+
+def test_a_fault_of_who_is_told_ends_it_and_lets_nothing_more_begin(api):
+    def note(_result: ItemResult) -> None:
+        raise ZeroDivisionError
+
+    wanted = [spec(f"api-{number:03}", port=number + 1) for number in range(20 * CONCURRENCY)]
+    with pytest.raises(ZeroDivisionError):
+        reconcile(api, *wanted, on_result=note)
+    assert len(api.agent_instances()) <= 3 * CONCURRENCY
+
+
+# -- how it is done ---------------------------------------------------------------------------------------------------
 
 
 def test_a_few_are_written_at_once_and_never_more_than_the_bound(api, monkeypatch):
