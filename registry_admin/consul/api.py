@@ -78,13 +78,15 @@ class ConsulApi(consul.Consul):
 
     # -- writing, through the agent -----------------------------------------------------------------------------------
 
-    def register(self, spec: ServiceSpec, *, marks: Mapping[str, str], passing: bool = False) -> None:
+    def register(self, spec: ServiceSpec, *, marks: Mapping[str, str] | None, passing: bool = False) -> None:
         """Registers or updates an instance on the agent. Status of its checks and maintenance mode stay as they are.
+
+        `marks` go into its Meta beside our digest; None leaves all of that out, as if we had never known it.
 
         Checks that an earlier registration had and this one hasn't stay behind too: take them off with
         `deregister_check`. Why Consul isn't told to replace them: docs/decisions/0003.
         """
-        validation.meta(marks, "marks")
+        validation.meta(marks or {}, "marks")
         self.refuse_own_port(spec.address, spec.port)
         self._put(["agent", "service", "register"], data=json.dumps(spec.payload(marks=marks, passing=passing)))
 

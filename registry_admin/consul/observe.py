@@ -29,7 +29,8 @@ class Observation:
 
     `node_id` changes when our agent has lost its data folder. `here` is what is registered on our agent, by instance
     ID, as the agent itself says: without delay. `elsewhere` is on the other nodes, as the catalog says. `filtered`:
-    ACLs have left something out; before Consul 1.11 nothing tells that.
+    ACLs have left something out; before Consul 1.11 nothing tells that. `surely_empty`: nothing is here, and the
+    catalog, which our token may read, agrees.
     """
 
     node: str
@@ -37,6 +38,7 @@ class Observation:
     here: Mapping[str, ServiceInstance]
     elsewhere: tuple[ServiceInstance, ...] = ()
     filtered: bool = False
+    surely_empty: bool = False
 
 
 class Observer:
@@ -82,7 +84,13 @@ class Observer:
             here=here.instances,
             elsewhere=elsewhere,
             filtered=filtered or any(reply.filtered_by_acls for reply in (services, checks, nodes)),
+            surely_empty=not here.instances and self._is_surely_empty(name),
         )
+
+    def _is_surely_empty(self, node: str) -> bool:
+        """The servers are in the catalog as a service of their own: who doesn't see that may see nothing else."""
+        reply = self._read_node(node)
+        return _ITSELF in self._api.services().data and reply is not None and not self._parse_node(reply.data)
 
     def _look_elsewhere(self, names: list[str]) -> tuple[tuple[ServiceInstance, ...], bool]:
         """What is on these nodes, and whether ACLs have left something out of it."""

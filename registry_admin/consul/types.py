@@ -182,15 +182,16 @@ class ServiceSpec:
         canonical = json.dumps(self.fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:20]
 
-    def payload(self, *, marks: Mapping[str, str], passing: bool = False) -> dict[str, Any]:
+    def payload(self, *, marks: Mapping[str, str] | None, passing: bool = False) -> dict[str, Any]:
         """The body of `PUT /v1/agent/service/register`, with `marks`, the digest and the time to evict among its Meta.
 
-        `passing`: begin as passing, for who has just seen that the instance answers; Consul's own default is critical.
+        None for `marks`: nothing of ours at all. `passing`: begin as passing, for who has just seen that the instance
+        answers; Consul's own default is critical.
         https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
         """
-        meta = {**self.meta, **marks, META_DIGEST: self.digest}
-        if self.evict_after:
-            meta[META_EVICT] = self.evict_after
+        meta = dict(self.meta)
+        if marks is not None:
+            meta |= {**marks, META_DIGEST: self.digest} | ({META_EVICT: self.evict_after} if self.evict_after else {})
         body: dict[str, Any] = {
             "ID": self.id,
             "Name": self.name,

@@ -12,6 +12,7 @@ from django.utils import timezone
 from registry_admin.consul import Observation, ServiceSpec
 from registry_admin.errors import (
     ConsulUnavailableError,
+    InvalidReplyError,
     PlanMovedError,
     RegistryError,
     StoreUnavailableError,
@@ -197,6 +198,8 @@ class Pass:
                 mirror.record_contact(problem=str(error))
                 run.finish(results, error=error)
                 return SyncOutcome(plan=plan, results=tuple(results), broken=broken, error=error)
+        if look.plan.doubt and not look.observation.here:  # what is known of everything stays as it is, with its age
+            raise InvalidReplyError(f"What Consul shows can't be believed: {look.plan.doubt}.")
         watched = self.supervision
         evicted = {one.item.id: one.item.reason for one in results if one.ok and one.item.action is Action.EVICT}
         mirror.record_observation(

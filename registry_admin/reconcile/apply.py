@@ -11,7 +11,7 @@ from typing import Any
 
 from registry_admin.consul.api import ConsulApi
 from registry_admin.consul.types import META_OWNER, META_SELF, CheckKind, ServiceInstance, ServiceSpec
-from registry_admin.errors import ConsulUnavailableError, RegistryError
+from registry_admin.errors import ConsulUnavailableError, PlanMovedError, RegistryError
 from registry_admin.reconcile.plan import Action, PlanItem
 
 CONCURRENCY = 16
@@ -139,7 +139,8 @@ def _not_tried(item: PlanItem, why: str) -> ItemResult:
 
 def _carry_out(item: PlanItem, api: ConsulApi, owner: str) -> None:
     if item.action in _REMOVALS:
-        api.deregister(item.id)
+        if _is_still_there(item, api):
+            api.deregister(item.id)
     elif item.spec is not None:
         marks = {META_OWNER: owner}
         if item.observed is not None and item.observed.registered_itself:
@@ -148,6 +149,18 @@ def _carry_out(item: PlanItem, api: ConsulApi, owner: str) -> None:
         if item.observed is not None:
             for check_id in _stale_checks(item.spec, item.observed):
                 api.deregister_check(check_id)
+
+
+def _is_still_there(item: PlanItem, api: ConsulApi) -> bool:
+    """Whether it is, as it was seen; raises PlanMovedError where somebody has released it or put in another."""
+    have, seen = api.agent_instance(item.id), item.observed
+    if (
+        have is not None
+        and seen is not None
+        and (have.owner, have.registered_itself) != (seen.owner, seen.registered_itself)
+    ):
+        raise PlanMovedError("It isn't ours any more: somebody has registered it anew since the plan was made.")
+    return have is not None
 
 
 def _stale_checks(spec: ServiceSpec, have: ServiceInstance) -> list[str]:

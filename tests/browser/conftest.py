@@ -13,13 +13,10 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.contrib.staticfiles.storage import StaticFilesStorage
-from django.db import connections
 from django.test import override_settings
 
 from registry_admin.consul import ConsulApi
-from registry_admin.inventory.conf import consul_api
-from registry_admin.inventory.models import SyncRun
-from registry_admin.reconcile.watcher import Watcher
+from registry_admin.inventory.controller import Controller
 from tests.parts import ConsulAgent, FlakyProxy
 
 if TYPE_CHECKING:
@@ -104,26 +101,14 @@ def consul(registry: Any, proxy: FlakyProxy) -> ConsulApi:
 
 @pytest.fixture
 def start_watcher(consul: ConsulApi, transactional_db: None) -> Iterator[Callable[..., None]]:
-    """`start_watcher(every_s=…)`: what `sync_registry --watch` does, in a thread."""
-
-    def one_pass() -> None:
-        outcome = Pass(trigger=SyncRun.Trigger.WATCH).make()
-        if outcome.error:
-            raise outcome.error
-
-    def work(watcher: Watcher) -> None:
-        try:
-            watcher.run()
-        finally:
-            connections.close_all()
-
+    """`start_watcher()`: what `sync_registry --watch` does, in a thread."""
     with ExitStack() as stack:
 
-        def start(*, every_s: float = 3600.0) -> None:
-            watcher = Watcher(consul_api(), one_pass, every_s=every_s)
-            thread = threading.Thread(target=work, args=[watcher])
+        def start() -> None:
+            controller = Controller()
+            thread = threading.Thread(target=controller.run)
             stack.callback(thread.join, 30)
-            stack.callback(watcher.stop)
+            stack.callback(controller.stop)
             thread.start()
 
         yield start

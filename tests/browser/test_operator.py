@@ -60,7 +60,7 @@ def test_a_service_declared_in_the_form_turns_up_in_consul_and_its_health_in_the
 
 def test_when_consul_goes_away_the_open_page_stops_showing_green(operator_page, start_watcher, proxy, http_service):
     page, service = operator_page, http_service()
-    start_watcher(every_s=1.0)
+    start_watcher()
     declare_by_form(page, "backend-api", service.port)
     pane = page.locator("#live-pane")
     wait_for_status(pane, "Synced", "Passing")

@@ -115,7 +115,7 @@ def test_json_is_the_only_thing_on_stdout(consul, declare, run):
     declare("api", 8001)
     dry = json.loads(run("--json", "--dry-run").out)
     assert dry["dry_run"] is True
-    assert dry["plan"]["summary"] == {"register": 1, "update": 0, "deregister": 0, "left_alone": 0}
+    assert dry["plan"]["summary"] == {"register": 1, "update": 0, "deregister": 0, "evict": 0, "left_alone": 0}
     assert dry["results"] == []
     ended = run("--json")
     report = json.loads(ended.out)
@@ -314,7 +314,7 @@ def test_watching_puts_right_what_is_removed_by_hand_and_ends_cleanly(consul, ma
         consul.deregister("api-127.0.0.1-8001")
         wait_until(consul.agent_instances, what="the instance to be put back")
     assert watcher.stop(number) == 0
-    assert "registered  api-127.0.0.1-8001" in watcher.log
+    assert "INFO registered event=register instance=api-127.0.0.1-8001" in watcher.log
     assert watcher.log.rstrip().endswith("stopped")
     assert "Traceback" not in watcher.log
 

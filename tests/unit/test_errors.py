@@ -20,6 +20,7 @@ from registry_admin.errors import (
     InvalidValueError,
     NoHealthyInstanceError,
     NoSuchServiceError,
+    PlanMovedError,
     RegistryError,
     StoreUnavailableError,
     UnsafePlanError,
@@ -41,6 +42,7 @@ EXAMPLES = [
     CallFailedError("backend-api", "It failed"),
     DeadlineExceededError("backend-api"),
     UnsafePlanError("too much", would_remove=["a", "b"]),
+    PlanMovedError("it moved", declared=["a"], observed=["b"]),
 ]
 
 

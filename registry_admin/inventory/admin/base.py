@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 
 from registry_admin.inventory.adoption import Handover
 from registry_admin.inventory.models import Health, SyncStatus
-from registry_admin.inventory.selectors import Freshness, freshness
+from registry_admin.inventory.selectors import Freshness, freshness, lease
 from registry_admin.inventory.templatetags.registry import status_chip
 
 _FILTERS_ASK = frozenset({"exact", "isnull", "gte", "lt"})
@@ -71,8 +71,9 @@ class RegistryAdmin(admin.ModelAdmin):
             self.message_user(request, f"{consul_id}: {why}", messages.ERROR)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """With the banner's text."""
-        return super().changelist_view(request, {"freshness": self.freshness_of(request), **(extra_context or {})})
+        """With the banner's text, and who leads."""
+        extra = {"freshness": self.freshness_of(request), "lease": lease(), **(extra_context or {})}
+        return super().changelist_view(request, extra)
 
 
 class ReadOnlyAdmin(RegistryAdmin):

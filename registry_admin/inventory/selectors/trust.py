@@ -27,7 +27,7 @@ def doubt(observation: Observation) -> str:
     """Why the observation may be incomplete, or nothing. No query where the agent shows any instance, else two."""
     if observation.filtered:
         return "Consul has left out what the token may not read"
-    if observation.here:
+    if observation.here or observation.surely_empty:
         return ""
     if not ConsulContact.objects.filter(pk=1, node=observation.node, node_id=observation.node_id).exists():
         return ""
