@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ConsulConfig, Health, ServiceSpec
 from registry_admin.errors import ConsulUnavailableError, StoreUnavailableError
-from registry_admin.reconcile.watcher import DEBOUNCE_S, FAILED_DEBOUNCE_S, Watcher
+from registry_admin.reconcile.watcher import FAILED_SETTLE_S, SETTLE_S, SPREAD, Watcher
 from tests.parts import wait_until
 
 NEVER = 3600.0
@@ -32,6 +34,7 @@ class Passes:
         self.seen: list[dict[str, Health]] = []
         self.fault: Exception | None = None
         self.tried = 0
+        self.watcher: Watcher | None = None
 
     def another_within(self, seconds: float) -> bool:
         """Whether there is another pass in that time."""
@@ -51,10 +54,12 @@ def watching() -> Iterator[Callable[..., Passes]]:
     """`watching(config, every_s=…)`: a watcher that runs in a thread, and the passes that it makes."""
     with ExitStack() as stack:
 
-        def start(config: ConsulConfig, *, every_s: float = NEVER, fault: Exception | None = None) -> Passes:
+        def start(
+            config: ConsulConfig, *, every_s: float = NEVER, fault: Exception | None = None, **options: Any
+        ) -> Passes:
             passes = Passes(ConsulApi(config))
             passes.fault = fault
-            watcher = Watcher(passes.api, passes, every_s=every_s)
+            watcher = passes.watcher = Watcher(passes.api, passes, every_s=every_s, **options)
             thread = threading.Thread(target=watcher.run)
             thread.start()
 
@@ -129,44 +134,166 @@ def test_a_pass_that_fails_is_repeated_and_its_reason_logged(consul_agent, watch
         wait_until(lambda: passes.tried > 1, what="a second try")
         passes.fault = None
         wait_until(lambda: passes.seen, what="a pass that succeeds")
-    assert str(fault) in caplog.text
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [(record.event, record.reason) for record in warned] == [("pass_failed", str(fault))]
 
 
-def test_after_a_failure_a_change_wakes_it_less_quickly(consul_agent):
-    class Stop(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout)
-            return self.is_set()
+class Pauses:
+    """In place of the queue of wake-ups: notes how long the watcher would have waited, and gives it what is told."""
 
-    def one_pass() -> None:
-        tries.append(1)
-        watcher._wakeups.put(None)
-        if len(tries) == 1:
-            raise StoreUnavailableError
-        if len(tries) == 3:
+    def __init__(self, watcher: Watcher) -> None:
+        self.noted: list[float] = []
+        self._real = watcher._wakeups
+        watcher._wakeups = self
+
+    def put(self, item: None) -> None:
+        self._real.put(item)
+
+    def empty(self) -> bool:
+        return self._real.empty()
+
+    def get(self, timeout: float | None = None) -> None:
+        if timeout is not None:
+            self.noted.append(timeout)
+        if self._real.empty():
+            raise queue.Empty
+        self._real.get()
+
+
+def scripted(consul_agent, *wanted: float | Exception | None, **options: Any) -> tuple[Pauses, list[float]]:
+    """A watcher whose passes return or raise these; what it would have waited, and said it would."""
+    left, scheduled = list(wanted), []
+
+    def one_pass() -> float | None:
+        answer = left.pop(0)
+        if not left:
             watcher.stop()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    waits: list[float | None] = []
-    tries: list[int] = []
-    watcher = Watcher(ConsulApi(consul_agent.config), one_pass, every_s=NEVER)
-    watcher._stop = Stop()
+    watcher = Watcher(ConsulApi(consul_agent.config), one_pass, on_schedule=scheduled.append, **options)
+    pauses = Pauses(watcher)
     watcher._pass_after_pass()
-    assert waits == [FAILED_DEBOUNCE_S, DEBOUNCE_S]
+    return pauses, scheduled
 
 
-def test_many_changes_at_about_the_same_time_are_one_wake_up(consul_agent):
+def test_full_passes_come_every_so_often_give_or_take_a_tenth(consul_agent):
+    for share, factor in ((0.0, 1 - SPREAD), (0.5, 1), (1.0, 1 + SPREAD)):
+        pauses, scheduled = scripted(consul_agent, None, None, every_s=300, random_share=lambda share=share: share)
+        assert scheduled[0] == pytest.approx(300 * factor)
+        assert pauses.noted == pytest.approx([300 * factor], abs=1)
+
+
+def test_a_pass_says_when_it_wants_to_be_called_again(consul_agent):
+    _, scheduled = scripted(consul_agent, 12.5, 1e9, -1.0, None, every_s=300, random_share=lambda: 0.5)
+    assert scheduled == [12.5, 300, 0.0, 300]
+
+
+def test_one_that_wants_to_be_called_at_once_makes_no_busy_loop(consul_agent):
+    pauses, _ = scripted(consul_agent, 0.0, None)
+    assert pauses.noted == pytest.approx([SETTLE_S], abs=0.05)
+
+
+def test_failures_make_growing_pauses_with_jitter(consul_agent):
+    for share in (0.0, 1.0):
+        _, scheduled = scripted(
+            consul_agent, *[StoreUnavailableError()] * 8, None, every_s=300, random_share=lambda share=share: share
+        )
+        assert scheduled[:8] == [pause * (0.5 + share / 2) for pause in (1, 2, 4, 8, 16, 30, 30, 30)]
+
+
+@pytest.mark.parametrize(("outcome", "settle"), [(None, SETTLE_S), (StoreUnavailableError(), FAILED_SETTLE_S)])
+def test_what_comes_during_a_pass_waits_a_moment_and_is_one_more_pass(consul_agent, outcome, settle):
     def one_pass() -> None:
         tries.append(1)
         if len(tries) > 1:
             watcher.stop()
+            return
         for _ in range(20):
-            watcher._wakeups.put(None)
+            watcher.wake()
+        if outcome:
+            raise outcome
 
     tries: list[int] = []
     watcher = Watcher(ConsulApi(consul_agent.config), one_pass, every_s=NEVER)
+    pauses = Pauses(watcher)
     watcher._pass_after_pass()
     assert len(tries) == 2
-    assert watcher._wakeups.empty()
+    # The first wake-up is taken at once; from then on it waits only until things have settled.
+    assert all(pause <= settle for pause in pauses.noted[1:])
+    assert len(pauses.noted) > 1
+
+
+def test_what_comes_after_quiet_is_acted_on_at_once(consul_agent):
+    def one_pass() -> None:
+        if passed:
+            watcher.stop()
+        passed.append(1)
+
+    class AfterQuiet(Pauses):
+        def get(self, timeout: float | None = None) -> None:
+            if timeout is not None:
+                self.noted.append(timeout)
+                time.sleep(2 * SETTLE_S)  # nothing happens for this long, and then something
+
+    passed: list[int] = []
+    watcher = Watcher(ConsulApi(consul_agent.config), one_pass, every_s=NEVER)
+    pauses = AfterQuiet(watcher)
+    watcher._pass_after_pass()
+    assert len(pauses.noted) == 1
+
+
+def test_it_can_be_woken_by_hand_from_any_thread(consul_agent, watching):
+    passes = watching(consul_agent.config)
+    settled(passes)
+    wait_until(lambda: not passes.another_within(0.5), what="both watches to block")
+    before = passes.tried
+    passes.watcher.wake()
+    wait_until(lambda: passes.tried > before, what="the pass that was asked for")
+
+
+# -- the pulse --------------------------------------------------------------------------------------------------------
+
+
+def test_while_consul_answers_it_says_so_and_not_all_the_time(consul_agent, watching):
+    alive = threading.Semaphore(0)
+    passes = watching(consul_agent.config, pulse_s=0.02, on_alive=alive.release)
+    settled(passes)
+    assert alive.acquire(timeout=10)
+    assert not alive.acquire(timeout=1)
+
+
+def test_a_consul_that_hangs_is_noticed_and_so_is_that_it_answers_again(
+    consul_agent, flaky_proxy, watching, monkeypatch
+):
+    monkeypatch.setattr("registry_admin.reconcile.watcher.PULSE_TIMEOUT_S", 0.3)
+    proxy = flaky_proxy(consul_agent.host, consul_agent.port)
+    config = ConsulConfig(host=proxy.host, port=proxy.port, read_timeout=0.5)
+    passes = watching(config, pulse_s=0.05)
+    settled(passes)
+    wait_until(lambda: not passes.another_within(0.5), what="both watches to block")
+    proxy.freeze()
+    wait_until(lambda: passes.tried > len(passes.seen), what="a pass that fails")
+    before = len(passes.seen)
+    proxy.mend()
+    wait_until(lambda: len(passes.seen) > before, what="a pass that succeeds")
+
+
+def test_a_consul_without_a_leader_is_not_alive(http_service, watching):
+    consul = http_service(body=b'""')
+    said = threading.Event()
+    passes = watching(
+        ConsulConfig(host=consul.host, port=consul.port),
+        pulse_s=0.02,
+        on_alive=said.set,
+        fault=ConsulUnavailableError("no leader"),
+    )
+    wait_until(lambda: passes.tried > 1, what="a second try")
+    assert not said.is_set()
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
 
 
 def test_it_stops_in_the_middle_of_its_waiting(consul_agent):
