@@ -346,12 +346,13 @@ class Scripted:
 
     def answer(self, handler, request):
         path = request.path.partition("?")[0]
+        body = self.bodies[path]  # once: whoever asked may go on, and change it, before an empty one is written
         handler.send_response(200)
         for name, value in self.headers.get(path, {}).items():
             handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(self.bodies[path])))
+        handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
-        handler.wfile.write(self.bodies[path])
+        handler.wfile.write(body)
 
 
 @pytest.fixture

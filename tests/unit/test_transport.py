@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+import responses
 
 from registry_admin.consul import CheckSpec, ConsulApi, ConsulConfig, ServiceRegistry, ServiceSpec
 from registry_admin.consul.transport import Transport
@@ -112,7 +113,7 @@ def test_the_constructor_does_not_read_the_environment_over_what_it_is_given(mon
     monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
     api = ConsulApi(ConsulConfig(host="10.0.0.5", token="hunter2"))
     assert api.http.base_uri == "http://10.0.0.5:8500"
-    assert api.http.session.headers["X-Consul-Token"] == "hunter2"
+    assert sent_by(api.http)["X-Consul-Token"] == "hunter2"
     assert ConsulApi().config.url == "https://elsewhere:1"
 
 
@@ -121,11 +122,45 @@ def test_the_token_is_not_part_of_what_is_printed(api):
     assert api.token is None
 
 
-def test_a_forked_child_gets_a_session_of_its_own(monkeypatch):
+def test_a_forked_child_gets_connections_of_its_own(monkeypatch):
     transport = Transport(ConsulConfig(token="hunter2"))
-    parents = transport.session
-    assert transport.session is parents
+    parents = transport.adapter
+    assert transport.adapter is parents
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert transport.session is not parents
-    assert transport.session is transport.session
-    assert transport.session.headers["X-Consul-Token"] == "hunter2"
+    assert transport.adapter is not parents
+    assert transport.adapter is transport.adapter
+    assert sent_by(transport)["X-Consul-Token"] == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "body", "length"),
+    [
+        ("PUT", "", b"", "0"), ("PUT", None, b"", "0"), ("PUT", "é", "é".encode(), "2"), ("PUT", b"\x00", b"\x00", "1"),
+        ("DELETE", "", b"", "0"), ("GET", "", None, None),
+    ],
+)  # fmt: skip
+def test_a_body_goes_out_as_bytes_of_a_known_length(method, data, body, length):
+    prepared = sent(Transport(ConsulConfig()), method=method, data=data)
+    assert (prepared.body, prepared.headers.get("Content-Length")) == (body, length)
+
+
+def test_what_stands_in_for_the_wire_in_other_peoples_tests_works_here_too():
+    with responses.RequestsMock() as wire:
+        wire.get("http://127.0.0.1:8500/v1/status/leader", json="10.0.0.1:8300", headers={"X-Consul-Index": "5"})
+        assert ConsulApi(ConsulConfig()).leader() == "10.0.0.1:8300"
+        assert wire.calls[0].request.headers["Accept-Encoding"] == "identity"
+
+
+def sent(transport, *, method="GET", data=""):
+    """The request that goes to the wire."""
+    with responses.RequestsMock() as wire:
+        wire.add(method, "http://127.0.0.1:8500/v1/kv/a", json={})
+        wire.add(method, "http://10.0.0.5:8500/v1/kv/a", json={})
+        wire.assert_all_requests_are_fired = False
+        transport.request(method, "/v1/kv/a", data=data)
+        return wire.calls[0].request
+
+
+def sent_by(transport):
+    """The headers of a request."""
+    return sent(transport).headers
