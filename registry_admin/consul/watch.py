@@ -16,7 +16,7 @@ from registry_admin.errors import RegistryError
 
 T = TypeVar("T")
 
-WAIT_S = 300.0
+WAIT_S = 30.0  # a Consul that has frozen is noticed about so long after; an idle one is asked no more often
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 30.0
 SHORTEST_CYCLE_S = 0.05  # an index that moves on all the time must not become a busy loop
@@ -27,6 +27,7 @@ def watch(
     *,
     stop: threading.Event,
     on_error: Callable[[RegistryError, float], None] = lambda _error, _seconds: None,
+    on_alive: Callable[[], None] = lambda: None,
     wait_s: float = WAIT_S,
     random_share: Callable[[], float] = random.random,
     clock: Callable[[], float] = time.monotonic,
@@ -34,7 +35,8 @@ def watch(
     """Yields the first reply of `read(index, wait_s)`, then one each time the index has changed, until `stop` is set.
 
     A failure is reported to `on_error` with the seconds until the next try, which grow with jitter; it never ends the
-    watch. A reply whose index hasn't changed is only the wait's end and isn't yielded.
+    watch. A reply whose index hasn't changed is only the wait's end and isn't yielded. `on_alive` is called for every
+    reply, changed or not, before it is yielded.
     """
     index, failures = 0, 0
     while not stop.is_set():
@@ -48,6 +50,7 @@ def watch(
             stop.wait(pause)
             continue
         failures = 0
+        on_alive()
         if index == 0 or reply.index != index:
             yield reply
         # Backwards means that the server was restored or replaced: begin anew. Without an index the next read would not

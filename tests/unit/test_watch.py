@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from registry_admin.consul.api import Reply
-from registry_admin.consul.watch import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, SHORTEST_CYCLE_S, watch
+from registry_admin.consul.watch import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, SHORTEST_CYCLE_S, WAIT_S, watch
 from registry_admin.errors import ConsulUnavailableError
 
 AWAY = ConsulUnavailableError("away")
@@ -38,6 +38,7 @@ class Script:
         self.now = 0.0
         self.stop = Stop()
         self.errors: list[float] = []
+        self.alive: list[int] = []  # how often it had been asked each time that it was found alive
 
     def read(self, index: int, wait_s: float) -> Reply[int]:
         self.asked.append(index)
@@ -55,6 +56,7 @@ class Script:
             self.read,
             stop=self.stop,
             on_error=lambda _error, pause: self.errors.append(pause),
+            on_alive=lambda: self.alive.append(len(self.asked)),
             wait_s=60,
             random_share=lambda: random_share,
             clock=lambda: self.now,
@@ -114,6 +116,24 @@ def test_a_success_ends_the_growth_and_what_may_have_been_missed_is_yielded():
     assert script.run() == [5, 5, 5]
     assert script.errors == [1, 2, 1]
     assert script.asked == [0, 5, 0, 0, 5, 0]
+
+
+def test_every_reply_is_a_sign_of_life_whether_anything_changed_or_not():
+    script = Script([5, 5, AWAY, 3, 0, 6, 6], took_s=2)
+    assert script.run() == [5, 3, 0, 6]
+    assert script.alive == [1, 2, 4, 5, 6, 7]
+
+
+def test_a_consul_that_has_frozen_is_noticed_in_about_half_a_minute():
+    asked = []
+
+    def read(_index: int, wait_s: float) -> Reply[int]:
+        asked.append(wait_s)
+        return Reply(data=1, index=1, known_leader=True, filtered_by_acls=False)
+
+    next(watch(read, stop=threading.Event()))
+    assert asked == [WAIT_S]
+    assert WAIT_S <= 30
 
 
 def test_a_watch_that_is_stopped_before_it_begins_asks_nothing():
