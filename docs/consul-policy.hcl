@@ -12,7 +12,7 @@ node_prefix "" {
   policy = "read"
 }
 
-# Ask the agent for its own name.
+# Ask the agent for its own name and ID.
 agent_prefix "" {
   policy = "read"
 }
