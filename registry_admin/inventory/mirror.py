@@ -166,7 +166,7 @@ class _Mirroring:
         status = self._plan.statuses.get(key) if is_here else self._plan.elsewhere.get(place)
         item = self._items.get(place)
         reason = cut(item.reason, _MAX_TEXT) if item else ""
-        note = former_note if self._notes is None else cut(self._notes.get(place, ""), _MAX_TEXT)
+        note = cut(self._notes.get(place, ""), _MAX_TEXT) if self._notes is not None else former_note
         return str(status or SyncStatus.UNKNOWN), reason, note
 
     def _change(self, row: _Known, columns: Mapping[str, Any], said: tuple[str, str, str]) -> None:

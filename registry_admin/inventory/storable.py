@@ -22,4 +22,4 @@ def storable(value: Any) -> Any:
 
 def cut(text: str, length: int = MAX_COLUMN) -> str:
     """As much of it as a column holds."""
-    return str(storable(text))[:length]
+    return str(storable(text))[:length] if text else ""

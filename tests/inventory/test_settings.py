@@ -106,6 +106,7 @@ def found() -> set[str]:
         ("OWNER", "a/b", "registry.E001"), ("OWNER", "", "registry.E001"), ("PASS_INTERVAL", "10", "registry.E002"),
         ("PASS_INTERVAL", "0s", "registry.E002"), ("STALE_AFTER", "soon", "registry.E003"),
         ("CONSUL_TIMEOUT", "-1s", "registry.E004"), ("SYNC_ON_SAVE", "maybe", "registry.E005"),
+        ("HISTORY_KEPT", "30d", "registry.E007"), ("HISTORY_KEPT", "59m", "registry.E007"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_by_a_system_check(settings, key, value, code):
@@ -140,7 +141,12 @@ def test_a_token_in_the_clear_to_another_machine_is_warned_of(monkeypatch, addre
 
 def test_settings_are_read_anew_each_time(settings):
     settings.REGISTRY = {}
-    assert (conf.owner, conf.pass_interval_s, conf.stale_after_s, conf.sync_on_save) == ("registry-admin", 30, 90, True)
+    assert (conf.owner, conf.pass_interval_s, conf.stale_after_s, conf.sync_on_save) == (
+        "registry-admin",
+        300,
+        90,
+        True,
+    )
     settings.REGISTRY = {"OWNER": "us", "PASS_INTERVAL": "1m", "SYNC_ON_SAVE": "false"}
     assert (conf.owner, conf.pass_interval_s, conf.sync_on_save) == ("us", 60, False)
     settings.REGISTRY = {"OWNER": "a b"}
