@@ -46,6 +46,11 @@ class Process:
             )  # fmt: skip
 
     @property
+    def pid(self) -> int:
+        """Its process ID; 0 before it was started."""
+        return self._popen.pid if self._popen else 0
+
+    @property
     def ended(self) -> str | None:
         """How it ended, in words; None as long as it runs."""
         code = self._popen.poll() if self._popen else 0
