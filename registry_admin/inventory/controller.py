@@ -59,9 +59,7 @@ class Controller:
                     said = False
                     self._lead()
                 else:
-                    if not said:
-                        logger.info("standing by", extra={"event": "standby", "leader": selectors.lease().holder})
-                    said = True
+                    said = said or self._say_who_leads()
                     self._wait(LONGEST_WAIT_S)
         finally:
             self._changes.stop()
@@ -74,6 +72,18 @@ class Controller:
         self._news.put(None)
         if self._watcher is not None:
             self._watcher.stop()
+
+    @staticmethod
+    def _say_who_leads() -> bool:
+        """Once that is known: whether it was said."""
+        try:
+            with database_errors():
+                lease = selectors.lease()
+        except StoreUnavailableError:
+            return False
+        if lease.is_current:
+            logger.info("standing by", extra={"event": "standby", "leader": lease.holder})
+        return lease.is_current
 
     def _wait(self, seconds: float) -> None:
         try:
@@ -170,7 +180,10 @@ class _Leadership:
         halted = self._verdict.halted
         self._verdict = eviction.decide(critical, instances=len(observation.here), window_s=median(intervals or [10.0]))
         if self._verdict.halted != halted:
-            logger.warning("%s", self._verdict.halted or "evicting again", extra={"event": "eviction_halted"})
+            if self._verdict.halted:
+                logger.warning("%s", self._verdict.halted, extra={"event": "eviction_halted"})
+            else:
+                logger.info("evicting again", extra={"event": "eviction_resumed"})
         self._node = observation.node
         return self._verdict.evict
 
@@ -233,6 +246,8 @@ class _Leadership:
             elif result.tried:
                 self._backoff.failed(item.id, _digest(item), now)
                 logger.error("failed to %s", item.action, extra=facts | {"error": result.error})
+        if outcome.plan is not None:
+            self._backoff.keep_only({item.id for item in outcome.plan.changes})
         problem = "; ".join(f"{key}: {why}" for key, why in sorted(outcome.broken.items()))
         if isinstance(outcome.error, UnsafePlanError):
             problem = f"{outcome.error} Would remove: {', '.join(outcome.error.would_remove)}"

@@ -241,12 +241,13 @@ class Pass:
             self.on_result(result)
 
         def may_go_on() -> str:
-            try:
-                with database_errors():
-                    check_store()
-                    run.progress(results)
-            except StoreUnavailableError:
-                return "the database is away"
+            if results:  # before that, the row that was just written is proof enough
+                try:
+                    with database_errors():
+                        check_store()
+                        run.progress(results)
+                except StoreUnavailableError:
+                    return "the database is away"
             return watched.may_go_on() if watched else ""
 
         results[:] = apply_items(

@@ -49,21 +49,22 @@ class Verdict:
 def decide(critical: Iterable[Critical], *, instances: int, window_s: float) -> Verdict:
     """Judges all that is critical on our node, where there are `instances` in all.
 
-    Where more than half of them (and more than three) turned critical within `window_s` seconds of each other, it is
-    the network or Consul that fails, and nobody is taken out.
+    Where somebody's time is up, but more than half of them all (and more than three) turned critical within `window_s`
+    seconds of each other, it is the network or Consul that fails, and nobody is taken out.
     """
     found = sorted(critical, key=lambda one: one.id)
     fights = {one.id: _fight(one) for one in found if one.after_s is not None and hold_s(one.evictions)}
-    together = _most_within([one.for_s for one in found], window_s)
+    limits = [(one, one.limit_s) for one in found if one.limit_s is not None]
+    due = {one.id: _reason(one, limit) for one, limit in limits if one.for_s >= limit}
+    together = _most_within([one.for_s for one in found], window_s) if due else 0
     if together > OUTAGE_AT_LEAST and together > OUTAGE_SHARE * instances:
         halted = (
             f"{together} of {instances} instances turned critical within {words(window_s)}: an outage of the network "
             "or of Consul, not of the services. Nothing is evicted until fewer of them are critical."
         )
         return Verdict(halted=halted, fights=fights)
-    limits = [(one, one.limit_s) for one in found if one.limit_s is not None]
     return Verdict(
-        evict={one.id: _reason(one, limit) for one, limit in limits if one.for_s >= limit},
+        evict=due,
         next_in_s=min((limit - one.for_s for one, limit in limits if one.for_s < limit), default=None),
         fights=fights,
     )

@@ -131,9 +131,10 @@ def test_other_commands_do(in_consul, declare, monkeypatch):
 def test_deleting_a_service_costs_no_query_per_instance(in_consul, declare, count_queries):
     declare("few", 8001, 8002)
     declare("many", *range(8100, 8130))
+    declare("kept", 8200)
     few = count_queries(Service.objects.get(name="few").delete)
     assert len(count_queries(Service.objects.get(name="many").delete)) == len(few)
-    assert in_consul() == set()
+    assert in_consul() == {"kept-127.0.0.1-8200"}
 
 
 def test_consul_away_does_not_fail_a_save_and_is_told_in_the_log(declare, caplog, monkeypatch):
@@ -151,7 +152,7 @@ def test_whatever_goes_wrong_after_the_commit_does_not_fail_the_save(declare, mo
     def fail(**_options: object) -> None:
         raise fault
 
-    monkeypatch.setattr("registry_admin.inventory.services.sync", fail)
+    monkeypatch.setattr("registry_admin.inventory.services.Pass.make", fail)
     declare("api", 8001)
     assert Instance.objects.count() == 1
 
