@@ -54,7 +54,7 @@ class ConsulCluster:
 
     def leader(self) -> ConsulAgent:
         """The server that leads, as all that run agree; waits for an election."""
-        found = wait_until(self._agreed_leader, 30, "a leader")
+        found = wait_until(self.agreed_leader, 30, "a leader")
         assert found
         return found
 
@@ -77,7 +77,8 @@ class ConsulCluster:
         leader = self.leader()
         return [server for server in self.servers if server.is_running and server is not leader]
 
-    def _agreed_leader(self) -> ConsulAgent | None:
+    def agreed_leader(self) -> ConsulAgent | None:
+        """The server that leads now, or None while those that run don't agree on one of them."""
         running = [server for server in self.servers if server.is_running]
         addresses = {server.request("GET", "/v1/status/leader") for server in running}
         return next((one for one in running if addresses == {f"{one.host}:{one.ports['server']}"}), None)
