@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.db.models import QuerySet
 
+from registry_admin.consul import ServiceInstance, ServiceSpec
 from registry_admin.consul.types import RESERVED_META
 from registry_admin.errors import RegistryError
 from registry_admin.inventory.conf import conf, consul_api
@@ -19,7 +20,7 @@ from registry_admin.inventory.models import ConsulContact, Instance, ObservedIns
 
 # Consul never shows a check's definition, but its output begins with what was asked.
 _HTTP_OUTPUT = re.compile(r"HTTP GET (https?://\S+): ")
-_TCP_OUTPUT = re.compile(r"TCP connect ")
+_TCP_OUTPUT = re.compile(r"TCP connect (\S+): ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,12 @@ class Handover:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
+@transaction.atomic
 def adopt(rows: Iterable[ObservedInstance]) -> Handover:
-    """Declares what is in Consul as it is there; the next pass, on commit, puts our mark on it.
+    """Declares what is in Consul as it is there; a single pass, on commit, puts our mark on all of it.
 
     The check is told from its last output where that is possible; else none is declared, and the one that is there
-    stays as it is. A declared service of that name gets the instance, with its own check.
+    stays as it is. A declared service of that name gets the instance, with the service's check.
     """
     contact = ConsulContact.objects.filter(pk=1).first()
     done: list[str] = []
@@ -46,7 +48,7 @@ def adopt(rows: Iterable[ObservedInstance]) -> Handover:
                 with transaction.atomic():
                     _declare(row)
             except ValidationError as error:
-                reason = "; ".join(error.messages)
+                reason = _told(error)
         if reason:
             refused[row.consul_id] = reason
         else:
@@ -62,6 +64,17 @@ def _why_not(row: ObservedInstance, *, node: str) -> str:
     if Instance.objects.filter(consul_id__iexact=row.consul_id).exists():
         return "it is declared already"
     return ""
+
+
+def _told(error: ValidationError) -> str:
+    """With each field's name, as no form stands beside it."""
+    if not hasattr(error, "error_dict"):
+        return "; ".join(error.messages)
+    return "; ".join(
+        text if name == NON_FIELD_ERRORS else f"{name}: {text}"
+        for name, texts in error.message_dict.items()
+        for text in texts
+    )
 
 
 def _declare(row: ObservedInstance) -> None:
@@ -87,14 +100,17 @@ def _declare(row: ObservedInstance) -> None:
 
 
 def _check_of(row: ObservedInstance) -> dict[str, Any]:
-    for check in row.checks:
-        output = str(check.get("output", ""))
-        if found := _HTTP_OUTPUT.match(output):
-            url = urlsplit(found[1])
-            path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    """Only where ours would ask just what its only check asks: else it would lose a check, or get one that fails."""
+    own = [check for check in row.checks if str(check.get("id", "")).startswith("service:")]
+    output = str(own[0].get("output", "")) if len(own) == 1 else ""
+    place = f"{f'[{row.address}]' if ':' in row.address else row.address}:{row.port}"
+    if found := _HTTP_OUTPUT.match(output):
+        url = urlsplit(found[1])
+        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        if url.netloc == place:
             return {"check_kind": Service.Check.HTTP, "check_scheme": url.scheme, "check_path": path}
-        if _TCP_OUTPUT.match(output):
-            return {"check_kind": Service.Check.TCP}
+    if (found := _TCP_OUTPUT.match(output)) and found[1] == place:
+        return {"check_kind": Service.Check.TCP}
     return {"check_kind": Service.Check.NONE}
 
 
@@ -113,7 +129,7 @@ def release(services: QuerySet[Service]) -> Handover:
         have = here.get(row.consul_id)
         try:
             if have is not None and have.owner == conf.owner and not have.registered_itself:
-                api.register(row.spec(), marks=None)
+                api.register(_as_it_is(row.spec(), have), marks=None)
         except RegistryError as error:
             refused[row.consul_id] = str(error)
     kept = [row.pk for row in rows if row.consul_id in refused]
@@ -122,3 +138,16 @@ def release(services: QuerySet[Service]) -> Handover:
         Instance.objects.filter(pk__in=[row.pk for row in rows if row.consul_id not in refused]).delete()
         Service.objects.filter(pk__in=services.values("pk"), instances=None).delete()
     return Handover(done=tuple(row.consul_id for row in rows if row.consul_id not in refused), refused=refused)
+
+
+def _as_it_is(spec: ServiceSpec, have: ServiceInstance) -> ServiceSpec:
+    """Whatever somebody has edited by hand, it is theirs from now on; of the check only the declaration is known."""
+    return replace(
+        spec,
+        name=have.service,
+        address=have.address,
+        port=have.port,
+        tags=have.tags,
+        meta=have.own_meta,
+        weight=have.weight,
+    )

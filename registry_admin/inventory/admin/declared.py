@@ -19,9 +19,8 @@ from registry_admin.inventory.adoption import release
 from registry_admin.inventory.forms import InstanceForm, InstanceFormSet, ServiceForm
 from registry_admin.inventory.live import live_view
 from registry_admin.inventory.models import Instance, Service, SyncRun, SyncStatus
-from registry_admin.inventory.passes import Pass, SyncOutcome
+from registry_admin.inventory.passes import Pass
 from registry_admin.inventory.selectors import service_pane
-from registry_admin.reconcile.rendering import PAST
 
 
 class InstanceInline(admin.TabularInline):
@@ -102,21 +101,21 @@ class ServiceAdmin(RegistryAdmin):
         """Tells what came of the sync that saving has set off."""
         with services.collected_outcomes(actor(request)) as outcomes:
             response = super().changeform_view(request, *args, **kwargs)
-        self._tell(request, outcomes)
+        self.tell_outcomes(request, outcomes)
         return response
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the sync that deleting has set off."""
         with services.collected_outcomes(actor(request)) as outcomes:
             response = super().delete_view(request, *args, **kwargs)
-        self._tell(request, outcomes)
+        self.tell_outcomes(request, outcomes)
         return response
 
     def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the syncs that an action has set off."""
         with services.collected_outcomes(actor(request)) as outcomes:
             response = super().response_action(request, *args, **kwargs)
-        self._tell(request, outcomes)
+        self.tell_outcomes(request, outcomes)
         return response
 
     @admin.action(description="Sync now", permissions=["change"])
@@ -124,7 +123,7 @@ class ServiceAdmin(RegistryAdmin):
         """One pass over the chosen services; also brings back instances that had left by themselves."""
         names = frozenset(queryset.values_list("name", flat=True))
         outcome = Pass(trigger=SyncRun.Trigger.ACTION, actor=actor(request), only=names, revive=names).make()
-        self._tell(request, [outcome])
+        self.tell_outcomes(request, [outcome])
 
     @admin.action(description="Enable", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
@@ -164,32 +163,7 @@ class ServiceAdmin(RegistryAdmin):
         text = ngettext("%(n)d service was %(word)s.", "%(n)d services were %(word)s.", changed)
         self.message_user(request, text % {"n": changed, "word": word})
 
-    def _tell(self, request: HttpRequest, outcomes: list[SyncOutcome]) -> None:
-        for outcome in outcomes:
-            for level, text in _messages_for(outcome):
-                self.message_user(request, text, level)
-
 
 def _count(instances: QuerySet[Instance]) -> Coalesce:
     """How many of these a service has, as a subquery."""
     return Coalesce(Subquery(instances.values("service").annotate(n=Count("pk")).values("n")), 0)
-
-
-def _messages_for(outcome: SyncOutcome) -> list[tuple[int, str]]:
-    """What to tell the person who set off a sync: (level, text)."""
-    told: list[tuple[int, str]] = []
-    if outcome.is_unavailable:
-        later = "The watcher will sync it as soon as Consul answers."
-        told.append((messages.WARNING, f"Saved here, but not in Consul yet: {outcome.error} {later}"))
-    elif outcome.error is not None:
-        told.append((messages.ERROR, f"Saved here, but not synced: {outcome.error}"))
-    told += [(messages.ERROR, f"{result.item.id}: {result.error}") for result in outcome.failures[:10]]
-    told += [(messages.ERROR, f"{consul_id}: {why}") for consul_id, why in sorted(outcome.broken.items())[:10]]
-    done = [result.item for result in outcome.results if result.ok]
-    if done:
-        what = ", ".join(f"{PAST[item.action]} {item.id}" for item in done[:5])
-        more = f" and {len(done) - 5} more" if len(done) > 5 else ""
-        told.append((messages.SUCCESS, f"Synced with Consul: {what}{more}."))
-    elif outcome.ok and outcome.plan is not None:
-        told.append((messages.INFO, "Consul matches already: nothing to sync."))
-    return told

@@ -59,8 +59,9 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     @admin.action(description="Adopt: declare as it is there", permissions=["adopt"])
     def adopt(self, request: HttpRequest, queryset: QuerySet[ObservedInstance]) -> None:
         """Declares the chosen instances; the sync that this sets off makes them ours."""
-        with services.collected_outcomes(actor(request)):
-            self.tell_handover(request, adopt(queryset), verb="Declared as in Consul, and ours from now on")
+        with services.collected_outcomes(actor(request)) as outcomes:
+            self.tell_handover(request, adopt(queryset), verb="Declared as in Consul")
+        self.tell_outcomes(request, outcomes)
 
     @admin.display(description="what is wrong", ordering="sync_reason")
     def what_is_wrong(self, row: ObservedInstance) -> str:
