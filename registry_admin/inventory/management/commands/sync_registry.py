@@ -226,12 +226,16 @@ def _read_plan(name: str) -> PlanFile:
 def _write_plan(name: str, kept: PlanFile) -> None:
     """All or nothing, and for nobody else's eyes: tags and meta may tell something."""
     path = Path(name)
+    draft: Path | None = None
     try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, drafted = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        draft = Path(drafted)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(kept.dump())
-        Path(draft).replace(path)
+        draft.replace(path)
     except OSError as error:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
         raise CommandError(f"--plan-out: {visible(name)} can't be written: {_plainly(error)}") from error
 
 
