@@ -74,7 +74,7 @@ class Observer:
         # First services, then checks: what is registered in between would else be seen without its checks, as passing.
         services, checks = self._api.text("agent", "services"), self._api.text("agent", "checks")
         here = self._here.seen_again(name, self._read(self._services, services), self._read(self._checks, checks))
-        nodes = self._stale("catalog", "nodes")
+        nodes = self._catalog("catalog", "nodes")
         others = [node for node in self._names(nodes) if node.lower() != name.lower()]
         elsewhere, filtered = self._look_elsewhere(others)
         self._here = here
@@ -99,7 +99,7 @@ class Observer:
             return (), False
         with ThreadPoolExecutor(min(NODES_AT_ONCE, len(names))) as pool:
             replies = dict(zip(names, pool.map(self._read_node, names), strict=True))
-        states = self._stale("health", "state", "any")
+        states = self._catalog("health", "state", "any")
         checks: dict[str, list[_Check]] = {}
         for name, check in self._read(self._states, states):
             checks.setdefault(name, []).append(check)
@@ -115,7 +115,7 @@ class Observer:
 
     def _read_node(self, name: str) -> Reply[str] | None:
         try:
-            return self._stale("catalog", "node", name)
+            return self._catalog("catalog", "node", name)
         except InvalidValueError:
             return None  # a stranger's name, such as `..`, that no URL can hold: nobody can look there
 
@@ -137,9 +137,9 @@ class Observer:
             raise self._invalid("a node without a name")
         return [str(name) for name in names]
 
-    def _stale(self, *path: str) -> Reply[str]:
-        """A read that any server may answer. What one without a leader says is no proof that anything is gone."""
-        reply = self._api.text(*path, stale=True)
+    def _catalog(self, *path: str) -> Reply[str]:
+        """What the leader says: a server that answers in its place may know nothing yet, and not say so."""
+        reply = self._api.text(*path)
         if not reply.known_leader:
             raise self._no_leader()
         return reply

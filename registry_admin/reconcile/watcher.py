@@ -69,8 +69,8 @@ class Watcher:
     def run(self) -> None:
         """Passes, one after another, until `stop` is called. A pass that fails is repeated with growing pauses."""
         for name, read in (
-            ("services", lambda index, wait: self._api.services(index=index, wait_s=wait)),
-            ("health", lambda index, wait: self._api.health_states(index=index, wait_s=wait)),
+            ("services", lambda index, wait: self._api.text("catalog", "services", index=index, wait_s=wait)),
+            ("health", lambda index, wait: self._api.text("health", "state", "any", index=index, wait_s=wait)),
         ):
             threading.Thread(target=self._wake_on, args=(name, read), name=f"watch-{name}", daemon=True).start()
         threading.Thread(target=self._feel_pulse, name="watch-pulse", daemon=True).start()

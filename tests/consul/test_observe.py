@@ -365,12 +365,12 @@ def scripted(http_service):
     api.close()
 
 
-def test_the_other_nodes_are_read_stale_and_the_agent_itself_is_asked_once(scripted):
+def test_the_leader_is_asked_for_the_other_nodes_and_the_agent_itself_once(scripted):
     seen = scripted.observer.look()
     assert (places(seen), seen.elsewhere[0].health) == ({("n2", "w1")}, Health.CRITICAL)
     assert sorted(request.path for request in scripted.requests) == sorted(
-        ["/v1/agent/self", "/v1/status/leader", "/v1/agent/services", "/v1/agent/checks", "/v1/catalog/nodes?stale=",
-         "/v1/catalog/node/n2?stale=", "/v1/health/state/any?stale="]
+        ["/v1/agent/self", "/v1/status/leader", "/v1/agent/services", "/v1/agent/checks", "/v1/catalog/nodes",
+         "/v1/catalog/node/n2", "/v1/health/state/any"]
     )  # fmt: skip
 
 
@@ -383,7 +383,7 @@ def test_that_acls_left_something_out_is_passed_on_from_each_list(scripted, path
 
 
 @pytest.mark.parametrize("path", ["/v1/catalog/nodes", "/v1/catalog/node/n2", "/v1/health/state/any"])
-def test_a_stale_read_of_a_server_without_a_leader_proves_nothing(scripted, path):
+def test_what_a_server_says_that_knows_no_leader_proves_nothing(scripted, path):
     scripted.headers[path] = {"X-Consul-KnownLeader": "false"}
     with pytest.raises(ConsulUnavailableError, match="has no leader"):
         scripted.observer.look()

@@ -190,8 +190,12 @@ def test_an_agent_has_lost_its_state_when_nothing_of_many_is_left(count, lost):
     assert not selectors.lost_state(look_of("i0"))
 
 
-def test_there_is_doubt_where_the_token_may_not_see_all():
-    assert "token" in selectors.doubt(look_of("i1", filtered=True))
+def test_there_is_doubt_where_the_token_may_not_see_all_and_something_of_ours_is_not_seen():
+    mirrored("i1", owner=OWNER)
+    mirrored("i2", owner=OWNER)
+    mirrored("theirs", owner="other")
+    assert "1 instance(s) of ours" in selectors.doubt(look_of("i1", filtered=True))
+    assert not selectors.doubt(look_of("i1", "i2", filtered=True))
 
 
 @pytest.mark.parametrize(("count", "node_id", "doubted"), [(4, "1", True), (3, "1", False), (4, "2", False)])

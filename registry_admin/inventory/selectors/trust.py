@@ -24,12 +24,20 @@ def lost_state(observation: Observation) -> bool:
 
 
 def doubt(observation: Observation) -> str:
-    """Why the observation may be incomplete, or nothing. No query where the agent shows any instance, else two."""
-    if observation.filtered:
-        return "Consul has left out what the token may not read"
+    """Why the observation may be incomplete, or nothing. At most two queries, and none where all looks well.
+
+    A token for some prefixes never sees all of Consul. That matters only where something of ours isn't seen any more.
+    """
+    if observation.filtered and (unseen := _unseen(observation)):
+        return f"Consul has left out what the token may not read, and {unseen} instance(s) of ours aren't to be seen"
     if observation.here or observation.surely_empty:
         return ""
     if not ConsulContact.objects.filter(pk=1, node=observation.node, node_id=observation.node_id).exists():
         return ""
     before = ObservedInstance.objects.filter(node=observation.node).count()
     return f"the agent shows no instance at all, and had {before} at the last look" if before > FEW else ""
+
+
+def _unseen(observation: Observation) -> int:
+    ours = ObservedInstance.objects.filter(node=observation.node, owner=conf.owner).order_by()
+    return sum(key not in observation.here for key in ours.values_list("consul_id", flat=True))
