@@ -11,6 +11,8 @@ from registry_admin.inventory.admin.base import ReadOnlyAdmin
 from registry_admin.inventory.models import HealthTransition, SyncRun
 from registry_admin.reconcile.rendering import visible
 
+_UNENDED = (SyncRun.Outcome.RUNNING, SyncRun.Outcome.INTERRUPTED, SyncRun.Outcome.ABANDONED)
+
 
 @admin.register(SyncRun)
 class SyncRunAdmin(ReadOnlyAdmin):
@@ -34,7 +36,8 @@ class SyncRunAdmin(ReadOnlyAdmin):
     def changes(self, run: SyncRun) -> str:
         """`3 registered, 1 failed`"""
         counts = {name: getattr(run, name) for name in ("registered", "updated", "deregistered", "evicted", "failed")}
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+        done = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+        return f"{done}, of {run.planned} planned" if run.outcome in _UNENDED else done
 
     @admin.display(description="message")
     def brief(self, run: SyncRun) -> str:
@@ -43,13 +46,15 @@ class SyncRunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="took")
     def duration(self, run: SyncRun) -> str:
-        """In milliseconds."""
-        return f"{run.seconds * 1000:.0f} ms"
+        """`12 ms`, `3.4 s`"""
+        return f"{run.seconds * 1000:.0f} ms" if run.seconds < 1 else f"{run.seconds:.1f} s"
 
     @admin.display(description="items")
     def shown_items(self, run: SyncRun) -> str:
         """Each with what changed, field by field, and what became of it."""
-        return render_to_string("admin/inventory/run_items.html", {"items": run.items})
+        return render_to_string(
+            "admin/inventory/run_items.html", {"items": run.items, "running": run.outcome == SyncRun.Outcome.RUNNING}
+        )
 
 
 @admin.register(HealthTransition)
@@ -73,8 +78,8 @@ class HealthTransitionAdmin(ReadOnlyAdmin):
 
     @admin.display(description="output")
     def brief(self, row: HealthTransition) -> str:
-        """The beginning of it."""
-        return visible(row.output[:120])
+        """The beginning of it, on a line."""
+        return visible(" ".join(row.output.split())[:120])
 
 
 def _health_word(value: str) -> str:
