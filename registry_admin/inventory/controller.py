@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import threading
@@ -131,6 +132,7 @@ class _Leadership:
         self._unfinished: list[Callable[[], object]] = []
         self._pruned_at: datetime | None = None
         self._said = ""
+        self._is_settled = False
         self.watcher = Watcher(
             consul_api(), self._pass, every_s=conf.pass_interval_s, on_alive=self._alive, on_schedule=self._scheduled
         )
@@ -230,6 +232,10 @@ class _Leadership:
         if outcome.error is not None and not isinstance(outcome.error, UnsafePlanError):
             raise outcome.error
         self._prune_history()
+        if not self._is_settled:  # what all passes share needn't be looked through for garbage again and again
+            gc.collect()
+            gc.freeze()
+            self._is_settled = True
         return self._next(outcome)
 
     def _note(self, outcome: SyncOutcome) -> None:

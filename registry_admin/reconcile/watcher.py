@@ -16,6 +16,9 @@ from registry_admin.errors import RegistryError
 
 logger = logging.getLogger(__name__)
 
+# Whatever changes moves one of these: what is registered, or who isn't passing. Their replies are small, where that of
+# /v1/health/state/any is as long as all checks together, and would be fetched beside the look that it sets off.
+WATCHED = (("catalog", "services"), ("health", "state", "critical"), ("health", "state", "warning"))
 SETTLE_S = 0.1  # what a pass itself changes wakes it too: all that comes until then is one more pass
 FAILED_SETTLE_S = 1.0  # Consul may change all the time while, say, the database is away
 LONGEST_BACKOFF_S = 30.0
@@ -68,11 +71,8 @@ class Watcher:
 
     def run(self) -> None:
         """Passes, one after another, until `stop` is called. A pass that fails is repeated with growing pauses."""
-        for name, read in (
-            ("services", lambda index, wait: self._api.text("catalog", "services", index=index, wait_s=wait)),
-            ("health", lambda index, wait: self._api.text("health", "state", "any", index=index, wait_s=wait)),
-        ):
-            threading.Thread(target=self._wake_on, args=(name, read), name=f"watch-{name}", daemon=True).start()
+        for path in WATCHED:
+            threading.Thread(target=self._wake_on, args=path, name=f"watch-{path[-1]}", daemon=True).start()
         threading.Thread(target=self._feel_pulse, name="watch-pulse", daemon=True).start()
         try:
             self._pass_after_pass()
@@ -124,19 +124,22 @@ class Watcher:
 
     # -- what wakes it ------------------------------------------------------------------------------------------------
 
-    def _wake_on(self, name: str, read: Callable[[int, float], Reply[object]]) -> None:
+    def _wake_on(self, *path: str) -> None:
         failing = False
+
+        def read(index: int, wait_s: float) -> Reply[str]:
+            return self._api.text(*path, index=index, wait_s=wait_s)
 
         def say(error: RegistryError, _pause: float) -> None:
             nonlocal failing
-            logger.debug("watch failed", extra={"event": "watch_failed", "watch": name, "reason": str(error)})
+            logger.debug("watch failed", extra={"event": "watch_failed", "watch": path[-1], "reason": str(error)})
             if not failing:
                 self.wake()  # that Consul is away is news too: the pass that fails says so to people
             failing = True
 
         for reply in watch(read, stop=self._stop, on_error=say, wait_s=BLOCK_S):
             failing = False
-            logger.debug("%s changed", name, extra={"event": "changed", "watch": name, "index": reply.index})
+            logger.debug("%s changed", path[-1], extra={"event": "changed", "watch": path[-1], "index": reply.index})
             self.wake()
 
     def _feel_pulse(self) -> None:

@@ -118,7 +118,7 @@ def watched(parts: Parts, count: int, edits: int, *, is_largest: bool) -> list[F
     taken = []
     for number in range(edits):
         taken.append(_repair(parts, f"instance-{number * count // edits}"))
-        time.sleep(0.3)  # so that each edit comes after quiet, as a person's does
+        time.sleep(0.3 + count / 5000)  # so that each edit comes after quiet, as a person's does
     figures = [
         _ms(f"from an edit to repaired at {count:,}", median(taken), goal=400 if count >= 10_000 else 60, rounds=edits)
     ]
@@ -149,7 +149,7 @@ def _await(condition: Callable[[], object], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise RunError(f"Waited {PATIENCE_S:.0f} s in vain for {what}.")
-        time.sleep(0.002)
+        time.sleep(0.005)  # the watcher has the same core: oftener would slow down what is measured
 
 
 def _runs() -> int:

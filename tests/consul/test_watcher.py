@@ -97,6 +97,11 @@ def test_a_change_of_health_alone_is_a_change(registry, consul_agent, watching):
     settled(passes)
     registry.api.update_ttl("api-1:ttl", "passing")
     wait_until(lambda: passes.seen[-1] == {"api-1": Health.PASSING}, what="a pass that sees it pass")
+    for status in (Health.WARNING, Health.PASSING, Health.CRITICAL, Health.WARNING, Health.CRITICAL, Health.PASSING):
+        registry.api.update_ttl("api-1:ttl", status)
+        wait_until(lambda status=status: passes.seen[-1] == {"api-1": status}, what=f"a pass that sees it {status}")
+    registry.api.set_maintenance("api-1", enable=True)
+    wait_until(lambda: passes.seen[-1] == {"api-1": Health.MAINTENANCE}, what="a pass that sees maintenance")
 
 
 def test_passes_go_on_even_if_nothing_changes(consul_agent, watching):
