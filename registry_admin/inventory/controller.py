@@ -20,7 +20,7 @@ from registry_admin.inventory import history, mirror, selectors
 from registry_admin.inventory.changes import DeclarationChanges
 from registry_admin.inventory.conf import conf, consul_api
 from registry_admin.inventory.lease import LeaseKeeper
-from registry_admin.inventory.models import SyncRun
+from registry_admin.inventory.models import HealthTransition, SyncRun
 from registry_admin.inventory.passes import Pass, SyncOutcome
 from registry_admin.inventory.selectors import Inventory, RecentChanges
 from registry_admin.inventory.store import database_errors
@@ -204,6 +204,16 @@ class _Leadership:
         """Whether it failed lately, and its time to be tried again hasn't come."""
         return not self._backoff.is_due(item.id, _digest(item), time.monotonic())
 
+    def note_transition(self, transition: HealthTransition) -> None:
+        """For the log: that an instance turned critical comes before that it is evicted."""
+        if transition.before and transition.after != HealthTransition.EVICTED:
+            facts = {
+                "event": "health", "instance": transition.consul_id, "service": transition.service_name,
+                "before": transition.before, "output": transition.output[:200],
+            }  # fmt: skip
+            bad = transition.after in (Health.CRITICAL, Health.WARNING)
+            logger.log(logging.WARNING if bad else logging.INFO, "%s", transition.after or "gone", extra=facts)
+
     def may_go_on(self) -> str:
         """Why nothing more may be begun, or nothing."""
         return "" if self._lease.is_held else "another watcher leads now"
@@ -245,20 +255,22 @@ class _Leadership:
             facts = {
                 "event": str(item.action), "instance": item.id, "service": item.service, "reason": item.reason,
                 "cause": str(item.cause or ""), "seconds": result.seconds,
+                **({"changed": ", ".join(change.field for change in item.changes)} if item.changes else {}),
             }  # fmt: skip
             if result.ok:
                 self._backoff.succeeded(item.id)
                 logger.info("%s", PAST[item.action], extra=facts)
             elif result.tried:
-                self._backoff.failed(item.id, _digest(item), now)
-                logger.error("failed to %s", item.action, extra=facts | {"error": result.error})
+                again_s = self._backoff.failed(item.id, _digest(item), now)
+                logger.error("failed to %s", item.action, extra=facts | {"error": result.error, "retry_in_s": again_s})
         if outcome.plan is not None:
             self._backoff.keep_only({item.id for item in outcome.plan.changes})
         problem = "; ".join(f"{key}: {why}" for key, why in sorted(outcome.broken.items()))
         if isinstance(outcome.error, UnsafePlanError):
             problem = f"{outcome.error} Would remove: {', '.join(outcome.error.would_remove)}"
         if problem != self._said:
-            logger.log(logging.WARNING if problem else logging.INFO, "%s", visible(problem) or "all is well again")
+            level, event = (logging.WARNING, "problem") if problem else (logging.INFO, "recovered")
+            logger.log(level, "%s", visible(problem) or "all is well again", extra={"event": event})
             self._said = problem
 
     def _next(self, outcome: SyncOutcome) -> float | None:

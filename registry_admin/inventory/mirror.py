@@ -6,7 +6,7 @@ each other's rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -56,6 +56,7 @@ def record_observation(
     evicted: Mapping[str, str] = _NOTHING,
     notes: Mapping[Place, str] | None = None,
     halted: str | None = None,
+    on_transition: Callable[[HealthTransition], None] = lambda _transition: None,
 ) -> bool:
     """Brings the mirror, and what is said of every declaration, to what `plan` was made from.
 
@@ -69,7 +70,8 @@ def record_observation(
     if not contact.node:  # rows from before nodes were told apart are all of the one agent that was looked at then
         ObservedInstance.objects.filter(node="").update(node=cut(observation.node))
     evictions = {**inventory.taken_out, **evicted}
-    _Mirroring(observation, plan, evictions=evictions, notes=notes).write()
+    for transition in _Mirroring(observation, plan, evictions=evictions, notes=notes).write():
+        on_transition(transition)
     judgement.record(inventory, observation, plan, evictions=evictions)
     if not contact.reachable:
         contact.reachable, contact.since, contact.problem = True, timezone.now(), ""
@@ -125,8 +127,8 @@ class _Mirroring:
         self._changed: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}  # by the columns that are to be written
         self._transitions: list[HealthTransition] = []
 
-    def write(self) -> None:
-        """In two queries, and one more for every kind of change that there is."""
+    def write(self) -> list[HealthTransition]:
+        """In two queries, and one more for every kind of change that there is; returns how health has changed."""
         rows = map(_Known._make, ObservedInstance.objects.order_by().values_list(*_KNOWN))
         known = {(row.node, row.consul_id): row for row in rows}
         for seen in self._seen.values():
@@ -138,7 +140,7 @@ class _Mirroring:
         ObservedInstance.objects.bulk_create(self._new, batch_size=BATCH, ignore_conflicts=True)
         for columns, changed in sorted(self._changed.items()):
             update_rows(ObservedInstance, changed, columns)
-        HealthTransition.objects.bulk_create(self._transitions, batch_size=BATCH)
+        return HealthTransition.objects.bulk_create(self._transitions, batch_size=BATCH)
 
     def _compare(self, seen: Seen, row: _Known | None) -> None:
         said = self._said_of(seen, row)

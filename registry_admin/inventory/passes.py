@@ -21,6 +21,7 @@ from registry_admin.errors import (
 from registry_admin.inventory import mirror, selectors
 from registry_admin.inventory.conf import conf, consul_api, consul_observer
 from registry_admin.inventory.history import Run
+from registry_admin.inventory.models import HealthTransition
 from registry_admin.inventory.selectors import Inventory
 from registry_admin.inventory.store import check_store, database_errors
 from registry_admin.reconcile.apply import ItemResult, apply_items
@@ -52,6 +53,9 @@ class Supervision(Protocol):
 
     def confirm(self) -> bool:
         """Whether the database itself says that this process leads: asked before a plan with removals is begun."""
+
+    def note_transition(self, transition: HealthTransition) -> None:
+        """An instance's health has changed."""
 
     def may_go_on(self) -> str:
         """Why nothing more may be begun, or nothing. Asked again and again, and before each removal."""
@@ -201,13 +205,14 @@ class Pass:
         if look.plan.doubt and not look.observation.here:  # what is known of everything stays as it is, with its age
             raise InvalidReplyError(f"What Consul shows can't be believed: {look.plan.doubt}.")
         watched = self.supervision
-        evicted = {one.item.id: one.item.reason for one in results if one.ok and one.item.action is Action.EVICT}
+        taken_out = [one.item for one in results if one.ok and one.item.action is Action.EVICT]
         mirror.record_observation(
             look.inventory,
             look.observation,
             look.plan,
             looked_at=look.at,
-            evicted=evicted,
+            evicted={item.id: item.reason for item in taken_out},
+            on_transition=watched.note_transition if watched else lambda _transition: None,
             notes=watched.notes if watched else None,
             halted=watched.halted if watched else None,
         )
@@ -217,7 +222,7 @@ class Pass:
             results=tuple(results),
             broken=broken,
             error=refusal,
-            evicted=_evicted_now(look.inventory, look.at),
+            evicted=_evicted_now(look.inventory, taken_out, look.at),
         )
 
     def _safe(self, plan: Plan) -> tuple[Plan, UnsafePlanError | None]:
@@ -264,8 +269,10 @@ def _interrupted(run: Run, results: list[ItemResult], error: StoreUnavailableErr
     return SyncOutcome(results=tuple(results), error=error, unfinished=lambda: run.finish(results, error=error))
 
 
-def _evicted_now(inventory: Inventory, now: datetime) -> dict[str, tuple[datetime, ServiceSpec]]:
-    return {
+def _evicted_now(
+    inventory: Inventory, taken_out: list[PlanItem], now: datetime
+) -> dict[str, tuple[datetime, ServiceSpec]]:
+    return {item.id: (now, item.spec) for item in taken_out if item.spec is not None} | {
         one.spec.id: (inventory.rows[one.spec.id].evicted_at or now, one.spec)
         for one in inventory.declared
         if one.evicted and one.enabled

@@ -93,7 +93,7 @@ class Watcher:
                 pause, settle = self._pause_after(failures), FAILED_SETTLE_S
                 # A fault that lasts is told once: repeating it would bury what else happens.
                 level = logging.DEBUG if str(error) == said else logging.WARNING
-                facts = {"event": "pass_failed", "reason": str(error), "seconds": round(pause, 1)}
+                facts = {"event": "pass_failed", "reason": str(error), "retry_in_s": round(pause, 1)}
                 logger.log(level, "pass failed", extra=facts)
                 said = str(error)
             else:

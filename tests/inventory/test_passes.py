@@ -10,7 +10,15 @@ from django.utils import timezone
 
 from registry_admin.errors import InvalidReplyError, StoreUnavailableError
 from registry_admin.inventory import mirror, passes
-from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service, SyncRun, SyncStatus
+from registry_admin.inventory.models import (
+    ConsulContact,
+    HealthTransition,
+    Instance,
+    ObservedInstance,
+    Service,
+    SyncRun,
+    SyncStatus,
+)
 from registry_admin.reconcile.plan import PlanItem
 from tests.parts import ConsulAgent, RecordingProxy
 
@@ -28,12 +36,16 @@ class Watched:
     leads: bool = True
     held_back: frozenset[str] = frozenset()
     why_not: str = ""
+    transitions: list[tuple[str, str, str]] = field(default_factory=list)
 
     def evictions(self, *_: object) -> Mapping[str, str]:
         return self.evict
 
     def holds_back(self, item: PlanItem) -> bool:
         return item.id in self.held_back
+
+    def note_transition(self, transition: HealthTransition) -> None:
+        self.transitions.append((transition.consul_id, transition.before, transition.after))
 
     def confirm(self) -> bool:
         return self.leads
@@ -77,7 +89,9 @@ def test_who_does_not_lead_by_the_database_s_word_begins_no_plan_that_removes(ow
 def test_what_is_evicted_stays_so_until_somebody_asks_for_it(own_agent, declare, sync, operator):
     service = declare("api", 8001, 8002)
     sync()
-    sync(trigger="watch", supervision=Watched(evict={"api-127.0.0.1-8001": "critical for 31 s"}))
+    watched = Watched(evict={"api-127.0.0.1-8001": "critical for 31 s"})
+    assert list(sync(trigger="watch", supervision=watched).evicted) == ["api-127.0.0.1-8001"]
+    assert watched.transitions == [("api-127.0.0.1-8001", "passing", "evicted")]
     for _ in range(2):
         outcome = sync(trigger="watch", supervision=Watched())
         assert (outcome.results, list(outcome.evicted)) == ((), ["api-127.0.0.1-8001"])
@@ -121,7 +135,7 @@ def test_what_the_watcher_knows_beyond_status_reaches_the_pages_and_a_person_s_p
     assert "5 of 5 turned critical" in operator.get("/admin/inventory/service/").content.decode()
     sync(trigger="watch", supervision=Watched())
     assert ObservedInstance.objects.get().note == ""
-    assert "Nothing is evicted now" not in operator.get("/admin/inventory/service/").content.decode()
+    assert "Eviction is halted" not in operator.get("/admin/inventory/service/").content.decode()
 
 
 # -- what can't be believed -------------------------------------------------------------------------------------------

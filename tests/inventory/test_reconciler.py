@@ -175,7 +175,7 @@ def test_an_outage_of_everything_evicts_nothing_and_says_so(own_agent: ConsulAge
     wait_until(lambda: "eviction_halted" in watcher.log, 30, "eviction to stop")
     time.sleep(3)
     assert len(ids(own_agent)) == 5
-    assert "Nothing is evicted now" in operator.get("/admin/inventory/service/").content.decode()
+    assert "Eviction is halted" in operator.get("/admin/inventory/service/").content.decode()
 
 
 # -- what people do to Consul by hand ---------------------------------------------------------------------------------
