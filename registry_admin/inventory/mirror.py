@@ -28,11 +28,12 @@ _SAID = ("sync_status", "sync_reason", "note")
 _MAX_TEXT = 500
 
 
+@transaction.atomic
 def record_contact(*, problem: str = "") -> None:
     """Notes that Consul has just answered, or why it didn't."""
     now = timezone.now()
     reachable = not problem
-    contact = ConsulContact.objects.filter(pk=1).first() or ConsulContact(since=now)
+    contact = _locked_contact()
     if contact.reachable is not reachable:
         contact.reachable, contact.since = reachable, now
     contact.problem = problem
@@ -60,12 +61,13 @@ def record_observation(
 ) -> bool:
     """Brings the mirror, and what is said of every declaration, to what `plan` was made from.
 
-    `looked_at`: when the look began; where the mirror shows a later one, nothing is written, and False returned.
-    `evicted`: what was evicted since the look before, by instance ID, and why. `notes`: by node and instance ID, such
-    as that it flaps. `halted`: why nothing is evicted now. None, from who can't know, leaves the last two as they are.
+    `looked_at`: when the look began; where the mirror shows a later one, nothing is written, and False returned (one
+    that is yet to come is none: a clock was set back). `evicted`: what was evicted since the look before, by instance
+    ID, and why. `notes`: by node and instance ID, such as that it flaps. `halted`: why nothing is evicted now. None,
+    from who can't know, leaves the last two as they are.
     """
     contact = _locked_contact()
-    if contact.looked_at is not None and contact.looked_at > looked_at:
+    if contact.looked_at is not None and looked_at < contact.looked_at <= timezone.now():
         return False
     if not contact.node:  # rows from before nodes were told apart are all of the one agent that was looked at then
         ObservedInstance.objects.filter(node="").update(node=cut(observation.node))

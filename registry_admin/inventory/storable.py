@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MAX_COLUMN = 512
+MAX_BYTES = 1300  # two of them, such as node and ID, go into one entry of an index of PostgreSQL
 
 
 def storable(value: Any) -> Any:
@@ -22,4 +23,5 @@ def storable(value: Any) -> Any:
 
 def cut(text: str, length: int = MAX_COLUMN) -> str:
     """As much of it as a column holds."""
-    return str(storable(text))[:length] if text else ""
+    fitting = str(storable(text))[:length] if text else ""
+    return fitting if fitting.isascii() else fitting.encode()[:MAX_BYTES].decode("utf-8", "ignore")

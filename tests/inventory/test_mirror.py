@@ -133,6 +133,14 @@ def test_text_that_the_database_cannot_hold_is_written_as_far_as_it_can(look):
     assert ObservedInstance.objects.count() == 1
 
 
+def test_names_too_long_for_an_index_are_cut(look):
+    name = "".join(map(chr, range(0x4E00, 0x4E00 + 20 * 512, 20)))  # three bytes each, and nothing to compress
+    look(seen(name, service=name, node=name))
+    row = ObservedInstance.objects.get()
+    assert name.startswith(row.consul_id)
+    assert len(row.consul_id) > 400
+
+
 def test_ids_that_become_the_same_in_a_column_are_one_row_and_one_change(look):
     there = seen("x" * 600), seen("x" * 601)
     look(*there)
@@ -212,6 +220,12 @@ def test_an_older_look_never_replaces_a_later_one(look):
 
 
 # -- how health goes --------------------------------------------------------------------------------------------------
+
+
+def test_a_look_from_before_a_clock_was_set_back_is_no_later_one(look):
+    look(seen(), looked_at=timezone.now() + timedelta(hours=1))
+    assert look(seen(status="critical"))
+    assert ObservedInstance.objects.get().health == Health.CRITICAL
 
 
 def test_every_change_of_health_is_remembered_with_what_was_said(look):
