@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from statistics import median
 
 from django.db import close_old_connections, connections
 from django.utils import timezone
 
 from registry_admin.consul import Health, Observation, ServiceInstance, ServiceSpec, validation
-from registry_admin.errors import InvalidValueError, StoreUnavailableError, UnsafePlanError
+from registry_admin.errors import StoreUnavailableError, UnsafePlanError
 from registry_admin.inventory import history, mirror, selectors
 from registry_admin.inventory.changes import DeclarationChanges
 from registry_admin.inventory.conf import conf, consul_api
@@ -34,7 +35,8 @@ from registry_admin.reconcile.watcher import Watcher
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 0.2  # whoever saves a declaration syncs it too: let that be the one who does it
-PRUNE_HISTORY_EVERY = timedelta(days=1)
+TIDY_UP_EVERY = timedelta(hours=1)
+AGAIN_S = 1.0  # for what was planned, and not begun
 LONGEST_WAIT_S = 0.5  # for a signal, where nothing else would wake the main thread
 
 
@@ -130,7 +132,8 @@ class _Leadership:
         self._recent = RecentChanges(evictions={}, flapping={})
         self._node = ""
         self._unfinished: list[Callable[[], object]] = []
-        self._pruned_at: datetime | None = None
+        self._ages = eviction.Ages()
+        self._tidied_at = -math.inf
         self._said = ""
         self._is_settled = False
         self.watcher = Watcher(
@@ -139,15 +142,6 @@ class _Leadership:
 
     def run(self) -> None:
         """Passes until the watcher is stopped."""
-        try:
-            with database_errors():
-                abandoned = history.abandon_runs(self._lease.holder)
-            if abandoned:
-                logger.warning(
-                    "runs of a former leader were abandoned", extra={"event": "abandoned", "runs": abandoned}
-                )
-        except StoreUnavailableError as error:
-            logger.warning("%s", error)
         try:
             self.watcher.run()
         finally:
@@ -164,13 +158,14 @@ class _Leadership:
         """Whose time is up, and why."""
         now = timezone.now()
         since = selectors.critical_since(observation.node)
+        ages = self._ages.seconds(since, now=now, forward=time.monotonic())
         self._recent = selectors.recent_changes(now)
         specs = {one.spec.id: one.spec for one in inventory.declared if one.enabled}
         critical = [
             eviction.Critical(
                 id=key,
                 service=have.service,
-                for_s=(now - since.get(key, now)).total_seconds(),
+                for_s=ages.get(key, 0.0),
                 after_s=_evict_after_s(have, specs.get(key)),
                 evictions=self._recent.evictions.get((observation.node, key), 0),
                 output=have.output,
@@ -216,7 +211,9 @@ class _Leadership:
 
     def may_go_on(self) -> str:
         """Why nothing more may be begun, or nothing."""
-        return "" if self._lease.is_held else "another watcher leads now"
+        if not self._lease.is_held:
+            return "another watcher leads now"
+        return "the watcher is being stopped" if self.watcher.is_stopping else ""
 
     def confirm(self) -> bool:
         """Asks the database itself whether we lead, before a plan with removals is begun."""
@@ -227,6 +224,7 @@ class _Leadership:
     def _pass(self) -> float | None:
         close_old_connections()
         self._finish_runs()
+        self._tidy_up()
         answering = frozenset(self.answering)
         outcome = Pass(
             trigger=SyncRun.Trigger.WATCH,
@@ -241,7 +239,6 @@ class _Leadership:
             self._unfinished.append(outcome.unfinished)
         if outcome.error is not None and not isinstance(outcome.error, UnsafePlanError):
             raise outcome.error
-        self._prune_history()
         if not self._is_settled:  # what all passes share needn't be looked through for garbage again and again
             gc.collect()
             gc.freeze()
@@ -277,12 +274,17 @@ class _Leadership:
         """Sets out the probes, and returns in how many seconds something falls due."""
         now = timezone.now()
         waits = {
-            key: (since - now).total_seconds() + eviction.hold_s(self._recent.evictions.get((self._node, key), 0))
+            key: min(0.0, (since - now).total_seconds())
+            + eviction.hold_s(self._recent.evictions.get((self._node, key), 0))
             for key, (since, _) in outcome.evicted.items()
         }
         self._prober.watch({key: outcome.evicted[key][1] for key, wait_s in waits.items() if wait_s <= 0})
         due = [wait_s for wait_s in waits.values() if wait_s > 0]
         due += [s for s in (self._verdict.next_in_s, self._backoff.next_in_s(time.monotonic())) if s is not None]
+        changes = outcome.plan.changes if outcome.plan else ()
+        begun = {result.item.id for result in outcome.results if result.tried}
+        if any(item.id not in begun and not self.holds_back(item) for item in changes):
+            due.append(AGAIN_S)
         return min(due, default=None)
 
     def _answers(self, instance_id: str) -> None:
@@ -293,7 +295,9 @@ class _Leadership:
         """Consul answers, though nothing has changed: on the watcher's own thread for that."""
         try:
             with database_errors():
-                mirror.contact_seen()
+                is_known = mirror.contact_seen()
+            if not is_known:  # somebody else has met a fault that is over
+                self.watcher.wake()
         except StoreUnavailableError as error:
             logger.debug("%s", error)
         finally:
@@ -309,14 +313,19 @@ class _Leadership:
                 self._unfinished[-1]()
                 self._unfinished.pop()
 
-    def _prune_history(self) -> None:
-        now = timezone.now()
-        if self._pruned_at is None or now - self._pruned_at > PRUNE_HISTORY_EVERY:
-            self._pruned_at = now
-            with database_errors():
-                counts = history.prune(timedelta(seconds=conf.history_kept_s))
-            if any(counts.values()):
-                logger.info("old history is deleted", extra={"event": "history_pruned", **counts})
+    def _tidy_up(self) -> None:
+        """Closes the runs whose process has ended, and forgets old history: at first, and then every hour."""
+        now = time.monotonic()
+        if now - self._tidied_at < TIDY_UP_EVERY.total_seconds():
+            return
+        with database_errors():
+            abandoned = history.abandon_runs(self._lease.holder)
+            counts = history.prune(timedelta(seconds=conf.history_kept_s))
+        self._tidied_at = now
+        if abandoned:
+            logger.warning("runs of a former leader were abandoned", extra={"event": "abandoned", "runs": abandoned})
+        if any(counts.values()):
+            logger.info("old history is deleted", extra={"event": "history_pruned", **counts})
 
 
 def _digest(item: PlanItem) -> str:
@@ -324,11 +333,16 @@ def _digest(item: PlanItem) -> str:
 
 
 def _evict_after_s(have: ServiceInstance, spec: ServiceSpec | None) -> float | None:
-    """After how many seconds of being critical it is taken out; None: never, or not by us."""
-    if have.owner not in ("", conf.owner):
+    """After how many seconds of being critical it is taken out; None: never, or not by us.
+
+    Only our own check counts, as it does for Consul: what a check of the node, or of somebody else, says of an instance
+    doesn't tell that it is dead. One that hasn't been asked yet begins as critical.
+    """
+    own = [check for check in have.checks if check.status == "critical" and check.id.startswith(f"{have.id}:")]
+    after = spec.evict_after if spec else have.evict_after if have.registered_itself else ""
+    if not (own and after) or have.owner not in ("", conf.owner):
         return None
-    after = spec.check.deregister_after if spec else have.evict_after if have.registered_itself else None
-    try:
-        return validation.seconds(validation.duration(after)) if after else None
-    except InvalidValueError:  # a mark that somebody has edited
-        return None
+    if spec and not any(check.output for check in own):
+        until_asked_s = validation.seconds(spec.check.interval) + validation.seconds(spec.check.timeout)
+        return max(validation.seconds(after), until_asked_s)
+    return validation.seconds(after)

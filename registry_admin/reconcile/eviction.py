@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 OUTAGE_SHARE = 0.5
 OUTAGE_AT_LEAST = 3
@@ -68,6 +69,24 @@ def decide(critical: Iterable[Critical], *, instances: int, window_s: float) -> 
         next_in_s=min((limit - one.for_s for one, limit in limits if one.for_s < limit), default=None),
         fights=fights,
     )
+
+
+class Ages:
+    """How long each instance has been critical. Once known, by a clock that only goes forward: the other may jump."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[datetime, float]] = {}  # since when, as was written down, and by the forward clock
+
+    def seconds(self, since: Mapping[str, datetime], *, now: datetime, forward: float) -> dict[str, float]:
+        """Of each, by ID; whoever is in `since` no more is forgotten. What is yet to come counts as now."""
+        known = self._begun
+        self._begun = {
+            key: known[key]
+            if key in known and known[key][0] == at
+            else (at, forward - max(0.0, (now - at).total_seconds()))
+            for key, at in since.items()
+        }
+        return {key: forward - begun for key, (_, begun) in self._begun.items()}
 
 
 def hold_s(evictions: int) -> float:

@@ -64,6 +64,11 @@ class Watcher:
         """Something has changed: look. May be called from any thread, and from a signal handler."""
         self._wakeups.put(None)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
+
     def stop(self) -> None:
         """Ends `run` after the pass that is under way. May be called from any thread, and from a signal handler."""
         self._stopping = True
