@@ -6,7 +6,7 @@ from tests.parts.recorder import RecordingProxy
 from tests.parts.service import HttpService, ReceivedRequest
 from tests.parts.tcp import FlakyProxy
 from tests.parts.tls import Certificates
-from tests.parts.waiting import free_port, free_ports, wait_until
+from tests.parts.waiting import free_port, free_ports, stays, wait_until
 
 __all__ = [
     "Certificates",
@@ -19,5 +19,6 @@ __all__ = [
     "consul_binary",
     "free_port",
     "free_ports",
+    "stays",
     "wait_until",
 ]

@@ -21,6 +21,14 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "the
     return result
 
 
+def stays(condition: Callable[[], object], seconds: float, what: str = "the condition") -> None:
+    """Looks again and again whether `condition` holds for this long: where nothing may happen."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert condition(), f"{what} didn't last"
+        time.sleep(0.1)
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on now."""
     return free_ports(1)[0]
