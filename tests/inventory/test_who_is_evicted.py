@@ -16,7 +16,7 @@ from registry_admin.consul import ConsulApi
 from registry_admin.inventory import mirror
 from registry_admin.inventory.controller import Controller, _Leadership
 from registry_admin.inventory.lease import LeaseKeeper
-from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
+from registry_admin.inventory.models import ConsulContact, Instance, Lease, ObservedInstance, Service
 from tests.parts import ConsulAgent, free_port, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -98,17 +98,15 @@ def test_a_fault_that_only_a_page_has_met_is_over_as_soon_as_consul_is_felt_aliv
     wait_until(lambda: ConsulContact.objects.filter(reachable=True).exists(), 30, "it to be over")
 
 
-def test_a_removal_that_the_database_did_not_confirm_in_time_is_tried_again_soon(
-    lead, declare, own_agent, sync, monkeypatch
-):
+def test_a_removal_that_the_database_did_not_confirm_in_time_is_tried_again_soon(lead, declare, own_agent, monkeypatch):
     declare("api", 8001)
-    sync()
-    Instance.objects.all().delete()
     declare("other", 8002)
-    answers = iter([False])
-    confirm = LeaseKeeper.confirm
-    monkeypatch.setattr(LeaseKeeper, "confirm", lambda self: next(answers, True) and confirm(self))
     lead()
+    wait_until(lambda: Instance.objects.filter(sync_status="synced").count() == 2, 20, "both to be synced")
+    wait_until(lambda: Lease.objects.filter(next_pass_at__isnull=False).exists(), 20, "all to be quiet")
+    answers, confirm = iter([False]), LeaseKeeper.confirm
+    monkeypatch.setattr(LeaseKeeper, "confirm", lambda self: next(answers, True) and confirm(self))
+    Instance.objects.filter(port=8001).delete()
     wait_until(lambda: not is_still_there(own_agent, "api"), 20, "it to be taken out")
 
 
