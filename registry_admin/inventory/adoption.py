@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 
 from registry_admin.consul import ServiceInstance, ServiceSpec
 from registry_admin.consul.types import RESERVED_META
-from registry_admin.errors import RegistryError
+from registry_admin.errors import ConsulUnavailableError, RegistryError
 from registry_admin.inventory.conf import conf, consul_api
 from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
 
@@ -125,13 +125,18 @@ def release(services: QuerySet[Service]) -> Handover:
     rows = list(Instance.objects.filter(service__in=services).select_related("service").order_by("consul_id"))
     Instance.objects.filter(pk__in=[row.pk for row in rows]).update(released=True)  # from here on no pass touches them
     refused: dict[str, str] = {}
+    away = ""
     for row in rows:
         have = here.get(row.consul_id)
         try:
-            if have is not None and have.owner == conf.owner and not have.registered_itself:
+            if away:
+                refused[row.consul_id] = away
+            elif have is not None and have.owner == conf.owner and not have.registered_itself:
                 api.register(_as_it_is(row.spec(), have), marks=None)
         except RegistryError as error:
             refused[row.consul_id] = str(error)
+            if isinstance(error, ConsulUnavailableError) and error.status is None:
+                away = "not tried, because Consul is away"  # each would wait for it, and somebody waits for all
     kept = [row.pk for row in rows if row.consul_id in refused]
     Instance.objects.filter(pk__in=kept).update(released=False)
     with transaction.atomic():

@@ -142,6 +142,8 @@ def _carry_out(item: PlanItem, api: ConsulApi, owner: str) -> None:
         if _is_still_there(item, api):
             api.deregister(item.id)
     elif item.spec is not None:
+        if item.action is Action.UPDATE:
+            _is_still_there(item, api)
         marks = {META_OWNER: owner}
         if item.observed is not None and item.observed.registered_itself:
             marks[META_SELF] = item.observed.meta[META_SELF]  # so that the module still knows its own registration

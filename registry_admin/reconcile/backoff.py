@@ -6,6 +6,49 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+WAR_FROM = 30  # repairs within WAR_WITHIN_S
+WAR_WITHIN_S = 600.0
+FIRST_TRUCE_S = 10.0
+LONGEST_TRUCE_S = 300.0
+
+
+class Repairs:
+    """Who is put right again and again, because somebody else keeps changing it: later each time from the 30th on.
+
+    Only what has come within the last ten minutes counts. `now` is as for Backoff.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[str, list[float]] = {}
+
+    def note(self, instance_id: str, now: float) -> None:
+        """It has been put right."""
+        self._times[instance_id] = [*self._recent(instance_id, now), now]
+
+    def wait_s(self, instance_id: str, now: float) -> float:
+        """Seconds until it may be put right once more; 0 where it may be at once."""
+        times = self._recent(instance_id, now)
+        return max(0.0, times[-1] + self._truce_s(len(times)) - now) if times else 0.0
+
+    def texts(self, now: float) -> dict[str, str]:
+        """What to say of each that is being slowed down, by ID. Forgets the others whose time is over."""
+        self._times = {key: times for key in self._times if (times := self._recent(key, now))}
+        return {
+            key: f"edit war: put right {len(times)} times within 10 min, because somebody changes it again and again; "
+            f"next after {self._truce_s(len(times)):.0f} s"
+            for key, times in self._times.items()
+            if len(times) >= WAR_FROM
+        }
+
+    def _recent(self, instance_id: str, now: float) -> list[float]:
+        return [at for at in self._times.get(instance_id, ()) if now - at < WAR_WITHIN_S]
+
+    @staticmethod
+    def _truce_s(times: int) -> float:
+        if times < WAR_FROM:
+            return 0.0
+        return float(min(LONGEST_TRUCE_S, FIRST_TRUCE_S * 2 ** min(times - WAR_FROM, 16)))
+
 
 @dataclass(frozen=True)
 class _Failure:

@@ -312,3 +312,14 @@ def test_a_result_tells_itself_as_plain_data(api):
         "action": "register", "id": "api-1", "ok": True, "error": "",
     }  # fmt: skip
     assert told["seconds"] > 0
+
+
+@pytest.mark.parametrize("wanted", [[], [spec("ours", port=10)]], ids=["remove", "update"])
+def test_what_was_released_since_the_plan_was_made_is_neither_removed_nor_taken_back(api, wanted):
+    api.register(spec("ours"), marks={META_OWNER: OWNER})
+    plan = make_plan([Declared(spec=one) for one in wanted], look(api), owner=OWNER)
+    api.register(spec("ours"), marks=None)
+    (result,) = apply_items(plan.items, api, owner=OWNER)
+    assert "isn't ours any more" in result.error
+    now = api.agent_instances()["ours"]
+    assert (now.port, dict(now.meta)) == (9, {})

@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from registry_admin.consul import ConsulApi
 from registry_admin.inventory import mirror
-from registry_admin.inventory.controller import Controller, _Leadership
+from registry_admin.inventory.controller import Controller
+from registry_admin.inventory.leadership import Leadership
 from registry_admin.inventory.lease import LeaseKeeper
 from registry_admin.inventory.models import ConsulContact, Instance, Lease, ObservedInstance, Service
 from tests.parts import ConsulAgent, free_port, wait_until
@@ -112,7 +113,7 @@ def test_a_removal_that_the_database_did_not_confirm_in_time_is_tried_again_soon
 
 def test_a_watcher_that_is_being_stopped_begins_nothing_more(own_agent):
     lease = LeaseKeeper()
-    leadership = _Leadership(lease, prune=True, force=False)
+    leadership = Leadership(lease, prune=True, force=False)
     assert leadership.may_go_on() == "another watcher leads now"
     lease.held_until = math.inf
     assert leadership.may_go_on() == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from registry_admin.reconcile.backoff import Backoff
+from registry_admin.reconcile.backoff import Backoff, Repairs
 
 
 @pytest.fixture
@@ -73,3 +73,29 @@ def test_what_there_is_nothing_to_do_for_is_forgotten(backoff):
     backoff.keep_only({"kept"})
     assert backoff.is_due("gone", "d", 0.0)
     assert not backoff.is_due("kept", "d", 0.0)
+
+
+def test_what_is_changed_again_and_again_is_put_right_later_and_later_and_named():
+    repairs = Repairs()
+    for number in range(29):
+        assert repairs.wait_s("api-1", number) == 0
+        repairs.note("api-1", number)
+    assert repairs.texts(29) == {}
+    repairs.note("api-1", 29)
+    assert repairs.wait_s("api-1", 29) == 10
+    assert repairs.wait_s("api-1", 39) == 0
+    assert "put right 30 times within 10 min" in repairs.texts(29)["api-1"]
+    repairs.note("api-1", 39)
+    assert repairs.wait_s("api-1", 39) == 20
+    for number in range(20):
+        repairs.note("api-1", 40 + number)
+    assert repairs.wait_s("api-1", 59) == 300
+    assert repairs.wait_s("api-2", 59) == 0
+
+
+def test_a_war_that_is_over_is_forgotten():
+    repairs = Repairs()
+    for number in range(40):
+        repairs.note("api-1", number)
+    assert repairs.wait_s("api-1", 640) == 0
+    assert repairs.texts(640) == {}
