@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -146,10 +147,16 @@ def passing(settings: Settings, service: str) -> int:
 
 
 def deregister_the_rest(settings: Settings) -> int:
-    """Takes off the agent what is still on it, such as what is only declared; returns how many that were."""
+    """Takes off the agent what is still on it, such as what is only declared; returns how many that were.
+
+    Waits a moment for the catalog to hear of it, because the agent may be ended next.
+    """
     left = [str(service_id) for service_id in _ask(settings, "/v1/agent/services") or ()]
     for service_id in left:
         _ask(settings, f"/v1/agent/service/deregister/{service_id}", method="PUT")
+    deadline = time.monotonic() + 2
+    while left and set(_ask(settings, "/v1/catalog/services") or ()) - {"consul"} and time.monotonic() < deadline:
+        time.sleep(0.02)
     return len(left)
 
 
