@@ -150,6 +150,9 @@ def test_what_is_announced_is_there(run: Callable[..., Run]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_everything_in_order(run: Callable[..., Run], number: signal.Signals) -> None:
     running = run().await_ready()
+    # The watcher takes over a few seconds later where that of the test before was killed and left its lease behind.
+    services = f"http://127.0.0.1:{running.ports['CONSUL_PORT']}/v1/catalog/services"
+    wait_until(lambda: "postgres" in requests.get(services, timeout=10).json(), 20, "what is declared to be registered")
     processes = running.descendants()
     assert len(processes) >= 9
     running.process.send_signal(number)
