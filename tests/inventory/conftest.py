@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +18,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from registry_admin.consul import ConsulApi, ServiceRegistry
+from registry_admin.inventory.controller import Controller
 from registry_admin.inventory.models import Instance, Service, SyncRun
 from registry_admin.inventory.passes import Pass, SyncOutcome
 from tests.inventory.processes import ROOT, Ended, Watching
@@ -200,5 +202,20 @@ def watch(manage, environment, tmp_path) -> Iterator[Callable[..., Watching]]:
             running = Watching(process, log)
             wait_until(lambda: "watching Consul" in running.log, 30, "the watcher to begin")
             return running
+
+        yield start
+
+
+@pytest.fixture
+def lead(own_agent: ConsulAgent, transactional_db: None) -> Iterator[Callable[[], None]]:
+    """`lead()`: a controller in a thread of this process, until the test ends."""
+    with ExitStack() as stack:
+
+        def start() -> None:
+            controller = Controller()
+            thread = threading.Thread(target=controller.run)
+            stack.callback(thread.join, 30)
+            stack.callback(controller.stop)
+            thread.start()
 
         yield start

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -14,24 +12,9 @@ from django.utils import timezone
 from registry_admin.consul import Health
 from registry_admin.inventory.controller import Controller
 from registry_admin.inventory.models import HealthTransition, Instance, Lease, ObservedInstance, SyncRun
-from tests.parts import ConsulAgent, free_port, wait_until
+from tests.parts import free_port, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def lead(own_agent: ConsulAgent, transactional_db: None) -> Iterator[Callable[[], None]]:
-    """`lead()`: a controller in a thread of this process, until the test ends."""
-    with ExitStack() as stack:
-
-        def start() -> None:
-            controller = Controller()
-            thread = threading.Thread(target=controller.run)
-            stack.callback(thread.join, 30)
-            stack.callback(controller.stop)
-            thread.start()
-
-        yield start
 
 
 def test_old_history_is_deleted_and_recent_history_is_not(lead, declare, settings):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
@@ -14,7 +11,6 @@ from django.utils import timezone
 
 from registry_admin.consul import ConsulApi
 from registry_admin.inventory import mirror
-from registry_admin.inventory.controller import Controller
 from registry_admin.inventory.leadership import Leadership
 from registry_admin.inventory.lease import LeaseKeeper
 from registry_admin.inventory.models import ConsulContact, Instance, Lease, ObservedInstance, Service
@@ -25,20 +21,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 QUICK = {"check_kind": "tcp", "check_interval": "1s", "check_timeout": "1s", "deregister_after": "2s"}
 
 
-@pytest.fixture
-def lead(own_agent: ConsulAgent, transactional_db: None, settings) -> Iterator[Callable[[], None]]:
-    """`lead()`: a controller in a thread of this process, until the test ends."""
+@pytest.fixture(autouse=True)
+def _only_the_watcher_syncs(settings) -> None:
     settings.REGISTRY = {"SYNC_ON_SAVE": "0"}
-    with ExitStack() as stack:
-
-        def start() -> None:
-            controller = Controller()
-            thread = threading.Thread(target=controller.run)
-            stack.callback(thread.join, 30)
-            stack.callback(controller.stop)
-            thread.start()
-
-        yield start
 
 
 def evict_a_dead_one(declare) -> None:
