@@ -33,9 +33,25 @@ class Attempt:
     detail: str
     duration: float
     status: int | None = None
+    service: str = ""
 
     def __str__(self) -> str:
         return f"{self.instance} at {self.url}: {self.detail} after {self.duration * 1000:.0f} ms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallReport:
+    """What became of a whole call. `duration` is in seconds; `error` names the exception's type where one was raised.
+
+    `attempts` are those that were sent. What was overtaken by another attempt is among them; what was cancelled isn't.
+    """
+
+    service: str
+    method: str
+    status: int | None
+    error: str
+    duration: float
+    attempts: tuple[Attempt, ...]
 
 
 class AttemptError(Exception):
