@@ -1,15 +1,22 @@
-"""The same agent twice: without ACLs, and denying by default with a token that has the policy of docs/."""
+"""Agents with and without ACLs, both clients, and services for them to call."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from registry_admin.consul import ConsulApi
-from tests.parts import ConsulAgent
+from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ServiceRegistry, ServiceSpec
+from tests.consul.calling import BothClients
+from tests.consul.raw_service import Answer, RawService
+from tests.parts import ConsulAgent, free_port, wait_until
 
 POLICY = Path(__file__).parent.parent.parent / "docs" / "consul-policy.hcl"
 
@@ -39,3 +46,70 @@ def api(agent: ConsulAgent) -> Iterator[ConsulApi]:
     api = ConsulApi(agent.config)
     yield api
     api.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def make_client(request: pytest.FixtureRequest, registry: ServiceRegistry) -> Iterator[Callable[..., BothClients]]:
+    """`make_client(registry=…, max_attempts=…)`: a client, once of each kind."""
+    with ExitStack() as stack:
+
+        def make(*, registry: ServiceRegistry = registry, **options: Any) -> BothClients:
+            made = BothClients(request.param, registry, **options)
+            stack.callback(made.end)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def caller(make_client: Callable[..., BothClients]) -> BothClients:
+    return make_client()
+
+
+@pytest.fixture
+def raw_service() -> Iterator[Callable[..., RawService]]:
+    with ExitStack() as stack:
+
+        def make(answer: Answer, **options: Any) -> RawService:
+            service = RawService(answer, **options)
+            stack.callback(service.close)
+            return service
+
+        yield make
+
+
+@pytest.fixture
+def add(registry: ServiceRegistry) -> Callable[..., str]:
+    """`add(service)`: registers it as a passing instance of `api`."""
+
+    def register(service: Any, **options: Any) -> str:
+        check = CheckSpec(kind=CheckKind.NONE)  # passing, and nobody but the test calls it
+        spec = ServiceSpec(name="api", address=service.host, port=service.port, check=check, **options)
+        registry.register(spec)
+        return spec.id
+
+    return register
+
+
+@pytest.fixture
+def process() -> Iterator[Callable[[], Any]]:
+    """`process()`: a service in a process of its own, with `host`, `port` and the `popen` to kill or freeze."""
+    with ExitStack() as stack:
+
+        class Process:
+            host = "127.0.0.1"
+
+            def __init__(self) -> None:
+                self.port = free_port()
+                command = [sys.executable, "-m", "tests.consul.echo_service", str(self.port)]
+                self.popen = subprocess.Popen(command)
+                stack.callback(self.popen.wait)
+                stack.callback(self.popen.kill)
+                wait_until(self._listens, 20, "the service to listen")
+
+            def _listens(self) -> bool:
+                with suppress(OSError), socket.create_connection((self.host, self.port), 1):
+                    return True
+                return False
+
+        yield Process
