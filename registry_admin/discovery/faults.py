@@ -18,6 +18,7 @@ _WORDS = {
     "LineTooLong": "its reply's head is too large",
     "BadHttpMessage": "its reply is not HTTP",
     "ClientResponseError": "its reply is not HTTP",
+    "UnreadableReplyError": "its reply is not HTTP",
 }
 
 

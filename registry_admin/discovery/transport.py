@@ -21,6 +21,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from registry_admin.discovery.faults import in_words
+from registry_admin.discovery.framing import StrictReply
 from registry_admin.discovery.policy import AttemptError, Outcome
 from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, build_response
 from registry_admin.discovery.request import CallRequest
@@ -103,33 +104,23 @@ class _TimedReader(io.RawIOBase):
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock = sock
         self._raw = raw
-        self.ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(_flight.get().remaining())
-        count = self._raw.readinto(buffer)
-        self.ended = self.ended or count == 0
-        return count
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
         self._raw.close()
         super().close()
 
 
-class _TimedReply(http.client.HTTPResponse):
+class _TimedReply(StrictReply):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self._reader = _TimedReader(sock, self.fp.detach())
-        self.fp = io.BufferedReader(self._reader)
-
-    def begin(self) -> None:
-        """Reads the head. The standard library takes a truncated or malformed one for a whole one."""
-        super().begin()
-        if self._reader.ended or self.msg.defects:
-            raise http.client.IncompleteRead(b"")
+        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach()))
 
 
 class _TimedConnection(HTTPConnection):

@@ -13,12 +13,14 @@ import requests
 import yarl
 
 from registry_admin.discovery.faults import in_words
+from registry_admin.discovery.framing import UnreadableReplyError, checked
 from registry_admin.discovery.policy import AttemptError, Outcome
 from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, build_response
 from registry_admin.discovery.request import CallRequest
 from registry_admin.discovery.transport import CONNECT_TIMEOUT_S, KEPT_ALIVE_S
 
 _CONNECTIONS_PER_INSTANCE = 100  # a limit over all of them would let one frozen instance starve the others
+_VERSIONS = (aiohttp.HttpVersion10, aiohttp.HttpVersion11)
 _LARGE = 1024 * 1024  # bytes; written at once they would hold up the event loop
 _NOTHING_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
@@ -44,7 +46,7 @@ class AsyncTransport:
                 return await self._exchange(session, request.prepared(root))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise AttemptError(Outcome.NOT_SENT, in_words(error)) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, UnreadableReplyError, OSError) as error:
             raise AttemptError(Outcome.MAYBE_RECEIVED, in_words(error)) from error
 
     async def _exchange(self, session: aiohttp.ClientSession, prepared: requests.PreparedRequest) -> requests.Response:
@@ -58,6 +60,9 @@ class AsyncTransport:
             skip_auto_headers=_NOTHING_ADDED,
         ) as reply:
             elapsed_s = time.monotonic() - began
+            if reply.version not in _VERSIONS or reply.status < 200:
+                raise UnreadableReplyError("another protocol than HTTP/1")
+            headers = checked(reply.raw_headers)
             body = Body(self._body_limit, announced=reply.headers.get("Content-Length"))
             async for part in reply.content.iter_chunked(CHUNK):
                 body.add(part)
@@ -68,7 +73,7 @@ class AsyncTransport:
                 prepared,
                 status=reply.status,
                 reason=reply.reason or "",
-                headers=reply.headers.items(),
+                headers=headers,
                 content=content,
                 elapsed_s=elapsed_s,
             )
