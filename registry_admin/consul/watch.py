@@ -29,14 +29,15 @@ def watch(
     on_error: Callable[[RegistryError, float], None] = lambda _error, _seconds: None,
     on_alive: Callable[[], None] = lambda: None,
     wait_s: float = WAIT_S,
+    longest_backoff_s: float = LONGEST_BACKOFF_S,
     random_share: Callable[[], float] = random.random,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Reply[T]]:
     """Yields the first reply of `read(index, wait_s)`, then one each time the index has changed, until `stop` is set.
 
-    A failure is reported to `on_error` with the seconds until the next try, which grow with jitter; it never ends the
-    watch. A reply whose index hasn't changed is only the wait's end and isn't yielded. `on_alive` is called for every
-    reply, changed or not, before it is yielded.
+    A failure is reported to `on_error` with the seconds until the next try, which grow with jitter up to
+    `longest_backoff_s`; it never ends the watch. A reply whose index hasn't changed is only the wait's end and isn't
+    yielded. `on_alive` is called for every reply, changed or not, before it is yielded.
     """
     index, failures = 0, 0
     while not stop.is_set():
@@ -44,7 +45,7 @@ def watch(
         try:
             reply = read(index, wait_s)
         except RegistryError as error:
-            pause = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2**failures) * (0.5 + random_share() / 2)
+            pause = min(longest_backoff_s, FIRST_BACKOFF_S * 2**failures) * (0.5 + random_share() / 2)
             failures, index = min(failures + 1, 16), 0
             on_error(error, pause)
             stop.wait(pause)
