@@ -316,12 +316,9 @@ def headers(value: object, field: str = "headers") -> dict[str, str]:
 
 
 def _header_value(content: object, field: str) -> str:
-    if not isinstance(content, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", content):
-        raise InvalidValueError(field, _HIDDEN, "a header's value is text without line breaks")
-    try:
-        content.encode("latin-1")
-    except UnicodeEncodeError:
-        raise InvalidValueError(field, _HIDDEN, "a header's value is Latin-1 text") from None
+    """Other letters than ASCII would go out as Latin-1 or as UTF-8, whichever the HTTP library likes."""
+    if not isinstance(content, str) or not re.fullmatch(r"[\t\x20-\x7e]*", content):
+        raise InvalidValueError(field, _HIDDEN, "a header's value is one line of ASCII text; percent-encode the rest")
     return _exact(content).strip(" \t")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import ssl
 import time
@@ -11,6 +12,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import requests
 import yarl
+from aiohttp.client_proto import ResponseHandler
 
 from registry_admin.discovery.faults import in_words
 from registry_admin.discovery.framing import UnreadableReplyError, checked
@@ -23,6 +25,14 @@ _CONNECTIONS_PER_INSTANCE = 100  # a limit over all of them would let one frozen
 _VERSIONS = (aiohttp.HttpVersion10, aiohttp.HttpVersion11)
 _LARGE = 1024 * 1024  # bytes; written at once they would hold up the event loop
 _NOTHING_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+
+class _Connection(ResponseHandler):
+    """One on which something was said that nobody asked for is not used again: aiohttp would take it for a reply."""
+
+    def is_connected(self) -> bool:
+        """Whether another request may go over it."""
+        return super().is_connected() and not self._buffer and not self._tail
 
 
 class AsyncTransport:
@@ -96,6 +106,8 @@ class AsyncTransport:
             keepalive_timeout=KEPT_ALIVE_S,
             ssl=ssl.create_default_context(cafile=self._verify) if isinstance(self._verify, str) else self._verify,
         )
+        made: functools.partial[ResponseHandler] = functools.partial(_Connection, loop=asyncio.get_running_loop())
+        connector._factory = made  # noqa: SLF001 - there is no other way to say which class it makes
         async with aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

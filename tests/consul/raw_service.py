@@ -15,14 +15,15 @@ OK = b"HTTP/1.1 200 OK\r\n"
 class RawService:
     """Reads a request's head, then gives the connection to `answer`; with `keep_open` it reads on after that.
 
-    `heads` are those that came, as they were on the wire; `connections` counts also those on which nothing was said.
+    `heads` are those that came, as they were on the wire. `connections` counts also those on which nothing was said,
+    and `ended` those that are over.
     """
 
     def __init__(self, answer: Answer, *, keep_open: bool = False) -> None:
         self._answer = answer
         self._keep_open = keep_open
         self.heads: list[bytes] = []
-        self.connections = 0
+        self.connections = self.ended = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=32)
         self.host, self.port = self._listener.getsockname()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -47,10 +48,11 @@ class RawService:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(30)
         with contextlib.suppress(OSError), connection:
-            connection.settimeout(30)
             while self._serve_one(connection) and self._keep_open:
                 pass
+        self.ended += 1
 
     def _serve_one(self, connection: socket.socket) -> bool:
         head = b""

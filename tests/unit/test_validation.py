@@ -560,8 +560,8 @@ def test_a_header_given_twice_is_refused():
 
 
 def test_good_headers_are_kept_without_the_spaces_around_them():
-    given_ = {"Accept": "application/json", "X-Name": " caf\u00e9 a\tb ", "Empty": ""}
-    assert validation.headers(given_) == {"Accept": "application/json", "X-Name": "caf\u00e9 a\tb", "Empty": ""}
+    given_ = {"Accept": "application/json", "X-Name": " cafe a\tb ", "Empty": ""}
+    assert validation.headers(given_) == {"Accept": "application/json", "X-Name": "cafe a\tb", "Empty": ""}
 
 
 @pytest.mark.parametrize("value", ["hunter2\n", "hunter2 x", "hunter2\u00e9", "hunter2\x00", b"hunter2", 2])
