@@ -106,8 +106,9 @@ class AsyncTransport:
             keepalive_timeout=KEPT_ALIVE_S,
             ssl=ssl.create_default_context(cafile=self._verify) if isinstance(self._verify, str) else self._verify,
         )
-        made: functools.partial[ResponseHandler] = functools.partial(_Connection, loop=asyncio.get_running_loop())
-        connector._factory = made  # noqa: SLF001 - there is no other way to say which class it makes
+        connector._factory = functools.partial(  # type: ignore[assignment]  # noqa: SLF001 - there is no other way
+            _Connection, loop=asyncio.get_running_loop()
+        )
         async with aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
