@@ -175,18 +175,26 @@ class Roster:
     def _patience_s(self, timeout_s: float) -> float:
         return min(timeout_s, LOOKUP_S if self._known is not None else FIRST_LOOKUP_S)
 
-    def _choose(self, first: Future[None], tag: str | None, *, same_node: bool) -> Group:
+    def inquire(self, *, timeout_s: float) -> None:
+        """Sees to it that something is known; raises what `group` raises where nothing is."""
+        first = self._watched()
+        wait([first], timeout=self._patience_s(timeout_s))
+        self._require_known(first)
+
+    def _require_known(self, first: Future[None]) -> _Known:
         if not first.done():
             where = self._directory.api.config.url
             self._problem = ConsulUnavailableError(f"Consul at {where} didn't answer in time.")
             _settle(first)  # nobody else need wait for it
-        groups = self._groups
         if self._known is None:
             self._load()
-        known = self._known
-        if known is None:
-            problem = self._problem or ConsulUnavailableError("Consul has told nothing of this service yet.")
-            raise copy.copy(problem)
+        if self._known is None:
+            raise copy.copy(self._problem or ConsulUnavailableError("Consul has told nothing of this service yet."))
+        return self._known
+
+    def _choose(self, first: Future[None], tag: str | None, *, same_node: bool) -> Group:
+        groups = self._groups
+        known = self._require_known(first)
         healthy = _healthy(self.service, tag, known.instances)
         near = [one for one in healthy if one.node == self._directory.node] if same_node else []
         group = groups[tag, same_node] = Group([known.endpoints[_key(one)] for one in near or healthy])
