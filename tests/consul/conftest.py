@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ServiceRegistry, ServiceSpec
+from registry_admin.discovery import roster
 from tests.consul.calling import BothClients
 from tests.consul.raw_service import Answer, RawService
 from tests.parts import ConsulAgent, free_port, wait_until
@@ -46,6 +47,12 @@ def api(agent: ConsulAgent) -> Iterator[ConsulApi]:
     api = ConsulApi(agent.config)
     yield api
     api.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known_from_before() -> None:
+    """What an earlier test's client knew lasts until it is collected; the next one is to begin without it."""
+    roster._table.clear()
 
 
 @pytest.fixture(params=["sync", "async"])
