@@ -6,6 +6,7 @@ import gzip
 import math
 import re
 import socket
+import struct
 import threading
 import zlib
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from tests.parts import wait_until
 FINE = OK + b"Connection: close\r\nContent-Length: 4\r\n\r\nfine"
 KEPT = OK + b"Content-Length: 4\r\n\r\nfine"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-LIMIT = 1_000_000
+LIMIT = 100_000
 many_times = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -411,18 +412,19 @@ def test_no_retry_after_holds_up_a_call(caller, only, status, retry_after):
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "part"),
     [
-        OK + b"Content-Length: 10737418240\r\n\r\n",
-        OK + b"\r\n",
-        CHUNKED + b"ffffffff\r\n",
-        OK + b"Content-Encoding: gzip\r\n\r\n",
+        (OK + b"Content-Length: 10737418240\r\n\r\n", bytes(65536)),
+        (OK + b"\r\n", bytes(65536)),
+        (OK + b"Content-Encoding: gzip\r\n\r\n", bytes(65536)),
+        (CHUNKED + b"ffffffff\r\n", bytes(65536)),
+        (CHUNKED, b"1\r\na\r\n" * 10_000),
     ],
-    ids=["announced", "unannounced", "chunked", "compressed"],
+    ids=["announced", "unannounced", "compressed", "one chunk", "tiny chunks"],
 )
-def test_an_endless_body_is_cut_off(make_client, only, head):
-    service = only(endless(head))
-    with pytest.raises(CallFailedError, match="larger than 1000000 bytes"):
+def test_an_endless_body_is_cut_off(make_client, only, head, part):
+    service = only(endless(head, part=part))
+    with pytest.raises(CallFailedError, match=f"larger than {LIMIT} bytes"):
         make_client(body_limit=LIMIT).get("api")
     assert service.requests == 1
     wait_until(lambda: service.ended, what="the client to hang up")
@@ -468,7 +470,7 @@ BOMBS = {
     "zlib": ("deflate", zlib.compress(ZEROS)),
     "deflate": ("deflate", raw_deflate(ZEROS)),
     "gzip twice": ("gzip, gzip", gzip.compress(gzip.compress(ZEROS))),
-    "members": ("gzip", gzip.compress(bytes(600_000)) * 3),
+    "members": ("gzip", gzip.compress(bytes(60_000)) * 3),
     "many members": ("gzip", gzip.compress(b"") * 10_000),
     "nested": (", ".join(["gzip"] * 50), b"x"),
     "not packed": ("gzip", b"text"),
@@ -542,6 +544,18 @@ def test_a_broken_reply_to_a_post_is_not_asked_for_again(caller, only, reply):
     assert sum(service.requests for service in services) == 1
     assert len(caught.value.attempts) == 1
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("said", [b"", OK + b"Content-", OK + b"Content-Length: 5\r\n\r\nhe", CHUNKED + b"5\r\nhe"])
+def test_a_connection_that_is_reset_is_no_reply(caller, only, said):
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(said)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    services = [only(answer), only(answer)]
+    with pytest.raises(CallFailedError):
+        caller.post("api")
+    assert sum(service.requests for service in services) == 1
 
 
 ODD = {
