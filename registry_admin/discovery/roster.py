@@ -193,11 +193,13 @@ class Roster:
         return self._known
 
     def _choose(self, first: Future[None], tag: str | None, *, same_node: bool) -> Group:
-        groups = self._groups
-        known = self._require_known(first)
+        groups, known = self._groups, self._require_known(first)
         healthy = _healthy(self.service, tag, known.instances)
         near = [one for one in healthy if one.node == self._directory.node] if same_node else []
-        group = groups[tag, same_node] = Group([known.endpoints[_key(one)] for one in near or healthy])
+        group = Group([known.endpoints[_key(one)] for one in near or healthy])
+        with self._lock:
+            if self._first is first:  # else nobody would ever replace it
+                groups[tag, same_node] = group
         return group
 
     # -- the watch ----------------------------------------------------------------------------------------------------
@@ -226,14 +228,11 @@ class Roster:
                 self._first, self._groups = None, {}
 
     def hear(self, reply: Reply[list[ServiceInstance]]) -> None:
-        """What the watch has seen. An empty list from an agent that has just lost its state is no proof of absence.
+        """What the watch has seen. An index that goes backwards means that an agent has lost its state.
 
-        There are two such cases: it has no leader yet, or its index went backwards, which only a new state does.
+        Then an empty list is no proof of absence.
         """
         known = self._known
-        if not reply.data and not reply.known_leader:
-            self.miss(ConsulUnavailableError(f"Consul at {self._directory.api.config.url} has no leader yet."))
-            return
         if not reply.data and known is not None and known.instances and reply.index < known.index:
             self._doubted_at = time.monotonic()
             return
@@ -316,7 +315,10 @@ class _Watch:
                 roster.unwatched(self._first)
 
     def _read(self, index: int, wait_s: float) -> Reply[list[ServiceInstance]]:
-        return self._api.instances(self._service, index=index, wait_s=wait_s)
+        reply = self._api.instances(self._service, index=index, wait_s=wait_s)
+        if not reply.data and not reply.known_leader:  # it has lost its state, and nobody has told it anything yet
+            raise ConsulUnavailableError(f"Consul at {self._api.config.url} has no leader yet.")
+        return reply
 
     def _hear(self, reply: Reply[list[ServiceInstance]]) -> None:
         if (roster := self._roster()) is not None:
