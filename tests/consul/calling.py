@@ -1,24 +1,53 @@
-"""The synchronous and the asynchronous client behind the same methods, so that one test is for both."""
+"""Every way to call, behind the same methods, so that one test is for all of them."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import pytest
 import requests
 
 from registry_admin.consul import ServiceRegistry
 from registry_admin.discovery import ServiceDiscoveryClient, SyncServiceDiscoveryClient
+from registry_admin.errors import RegistryError
+
+
+class _ThroughRequests:
+    """A `requests.Session` with the adapter, which raises what the adapter's errors come from."""
+
+    def __init__(self, registry: ServiceRegistry, **options: Any) -> None:
+        adapter = pytest.importorskip("registry_admin.discovery.adapter")
+        self._client = SyncServiceDiscoveryClient(registry, **options)
+        self.session = requests.Session()
+        self.session.mount("http://", adapter.requests_adapter(self._client))
+
+    def call_service(self, service: str, path: str = "/", *, method: str = "GET", **options: Any) -> requests.Response:
+        try:
+            return self.session.request(method, f"http://{service}.service{path}", **options)
+        except requests.RequestException as error:
+            if isinstance(error.__cause__, RegistryError):
+                raise error.__cause__  # noqa: B904 - its own cause is to stay
+            raise
+
+    def get(self, *args: Any, **options: Any) -> requests.Response:
+        return self.call_service(*args, **options)
+
+    def post(self, *args: Any, **options: Any) -> requests.Response:
+        return self.call_service(*args, method="POST", **options)
+
+    def close(self) -> None:
+        self.session.close()
+        self._client.close()
 
 
 class BothClients:
-    """The synchronous client, and the asynchronous one on an event loop that lasts, behind the same methods."""
+    """The synchronous client, the asynchronous one on an event loop that lasts, or a Session, by the same methods."""
 
     def __init__(self, kind: str, registry: ServiceRegistry, **options: Any) -> None:
         self._runner = asyncio.Runner()
-        self._client: Any = {"sync": SyncServiceDiscoveryClient, "async": ServiceDiscoveryClient}[kind](
-            registry, **options
-        )
+        kinds = {"sync": SyncServiceDiscoveryClient, "async": ServiceDiscoveryClient, "adapter": _ThroughRequests}
+        self._client: Any = kinds[kind](registry, **options)
 
     def _run(self, result: Any) -> Any:
         return self._runner.run(result) if asyncio.iscoroutine(result) else result

@@ -34,6 +34,8 @@ FINE = OK + b"Connection: close\r\nContent-Length: 4\r\n\r\nfine"
 KEPT = OK + b"Content-Length: 4\r\n\r\nfine"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 LIMIT = 100_000
+every_way = pytest.mark.parametrize("make_client", ["sync", "async", "adapter"], indirect=True)
+through_requests = pytest.mark.parametrize("make_client", ["adapter"], indirect=True)
 many_times = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -157,6 +159,24 @@ def test_any_path_is_refused_or_reaches_exactly_the_chosen_host_beneath_its_root
         assert not {".", ".."} & {segment.partition(";")[0] for segment in re.split(r"[/\\]", decoded)}
         decoded = requests.utils.unquote(decoded)
     assert headers["host"] == f"127.0.0.1:{service.port}"
+
+
+@through_requests
+@given(path=nasty_paths().map("/{}".format))
+@example(path="/\\TRAP/")
+@example(path="/@TRAP/")
+@example(path="/../../admin")
+@many_times
+def test_any_path_of_a_session_too(caller, service, trap, path):
+    service.heads.clear()
+    with suppress(InvalidValueError, requests.RequestException):
+        caller.get("api", path.replace("TRAP", f"127.0.0.1:{trap.port}"))
+    assert trap.connections == 0
+    for head in service.heads:
+        target, _ = sent(head, "GET", service)
+        decoded = requests.utils.unquote(target.partition("?")[0])
+        assert decoded.startswith("/")
+        assert not {".", ".."} & set(re.split(r"[/\\]", decoded))
 
 
 def sent(head: bytes, method: str, service: RawService) -> tuple[str, dict[str, str]]:
@@ -309,6 +329,23 @@ def test_a_redirect_is_returned_and_not_followed(caller, only, trap, status, loc
     assert (service.requests, trap.connections) == (1, 0)
 
 
+@through_requests
+@pytest.mark.parametrize("location", ["http://TRAP/", "//TRAP/x", "http://u:p@TRAP/", "http://other.service/"])
+def test_a_session_takes_no_credentials_to_another_host(caller, only, trap, location):
+    location = location.replace("TRAP", f"127.0.0.1:{trap.port}")
+    only(f"HTTP/1.1 307 See\r\nConnection: close\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+    response = caller.get("api", headers={"Authorization": "Bearer s3cret"})
+    assert (response.status_code, response.history, trap.connections) == (307, [], 0)
+
+
+@through_requests
+def test_a_session_leaves_a_loop_of_redirects(caller, only):
+    service = only(b"HTTP/1.1 302 See\r\nConnection: close\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n")
+    with pytest.raises(requests.TooManyRedirects):
+        caller.get("api")
+    assert service.requests == 31
+
+
 @pytest.mark.parametrize("status", [401, 407])
 def test_nobody_is_given_credentials_for_the_asking(caller, only, monkeypatch, tmp_path, status):
     (tmp_path / "netrc").write_text("default login a password s3cret")
@@ -351,6 +388,7 @@ def test_nobody_is_given_credentials_for_the_asking(caller, only, monkeypatch, t
         "silence",
     ],
 )
+@every_way
 def test_a_slow_reply_meets_the_deadline(caller, only, method, answer):
     service = only(answer)
     with pytest.raises(DeadlineExceededError, match=r"within 0\.5 s"):
@@ -399,6 +437,7 @@ RETRY_AFTER = [
 
 @pytest.mark.parametrize("retry_after", RETRY_AFTER)
 @pytest.mark.parametrize("status", [429, 503])
+@every_way
 def test_no_retry_after_holds_up_a_call(caller, only, status, retry_after):
     head = f"HTTP/1.1 {status} No\r\nConnection: close\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n"
     services = [only(head.encode("latin-1")) for _ in range(2)]
@@ -422,6 +461,7 @@ def test_no_retry_after_holds_up_a_call(caller, only, status, retry_after):
     ],
     ids=["announced", "unannounced", "compressed", "one chunk", "tiny chunks"],
 )
+@every_way
 def test_an_endless_body_is_cut_off(make_client, only, head, part):
     service = only(endless(head, part=part))
     with pytest.raises(CallFailedError, match=f"larger than {LIMIT} bytes"):
@@ -442,6 +482,7 @@ def test_an_endless_body_is_cut_off(make_client, only, head, part):
     ],
     ids=["no HTTP", "reason", "header", "headers", "folded", "trailers"],
 )
+@every_way
 def test_an_endless_head_is_cut_off(caller, only, head, part):
     """100 MB of it, if anybody listened: `ended` is reached where the client has hung up before."""
     sent_parts = []
@@ -480,6 +521,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize(("encoding", "body"), BOMBS.values(), ids=BOMBS)
+@every_way
 def test_a_decompression_bomb_is_cut_off(make_client, only, encoding, body):
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
     service = only(head.encode() + body)
@@ -536,6 +578,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
+@every_way
 def test_a_broken_reply_to_a_post_is_not_asked_for_again(caller, only, reply):
     services = [only(reply), only(reply)]
     with pytest.raises(CallFailedError) as caught:
@@ -547,6 +590,7 @@ def test_a_broken_reply_to_a_post_is_not_asked_for_again(caller, only, reply):
 
 
 @pytest.mark.parametrize("said", [b"", OK + b"Content-", OK + b"Content-Length: 5\r\n\r\nhe", CHUNKED + b"5\r\nhe"])
+@every_way
 def test_a_connection_that_is_reset_is_no_reply(caller, only, said):
     def answer(connection: socket.socket) -> None:
         connection.sendall(said)
@@ -573,6 +617,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(("reply", "status"), ODD.values(), ids=ODD)
+@every_way
 def test_an_odd_reply_is_the_same_for_every_client(caller, only, reply, status):
     only(reply)
     response = caller.get("api")
@@ -617,6 +662,7 @@ def poisoned(only: Callable[..., RawService]) -> Callable[..., RawService]:
 
 
 @pytest.mark.parametrize(("method", "first"), LEAVE_MORE.values(), ids=LEAVE_MORE)
+@every_way
 def test_no_reply_is_taken_for_the_next_ones(caller, poisoned, method, first):
     service = poisoned(lambda connection: connection.sendall(first))
     with suppress(CallFailedError):
@@ -625,6 +671,7 @@ def test_no_reply_is_taken_for_the_next_ones(caller, poisoned, method, first):
     assert service.requests == 4
 
 
+@every_way
 def test_a_reply_that_nobody_asked_for_is_never_read(caller, poisoned):
     asked, said = threading.Event(), threading.Event()
 
@@ -641,6 +688,7 @@ def test_a_reply_that_nobody_asked_for_is_never_read(caller, poisoned):
     assert [caller.get("api").text for _ in range(3)] == ["fine"] * 3
 
 
+@every_way
 def test_a_late_reply_is_never_read(caller, poisoned):
     late = threading.Event()
 
