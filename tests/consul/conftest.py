@@ -99,6 +99,18 @@ def add(registry: ServiceRegistry) -> Callable[..., str]:
 
 
 @pytest.fixture
+def only(add: Callable[..., str], raw_service: Callable[..., RawService]) -> Callable[..., RawService]:
+    """`only(answer)`: an instance of `api`, the only one where this is called once."""
+
+    def make(answer: Any, **options: Any) -> RawService:
+        service = raw_service(answer, **options)
+        add(service)
+        return service
+
+    return make
+
+
+@pytest.fixture
 def process() -> Iterator[Callable[[], Any]]:
     """`process()`: a service in a process of its own, with `host`, `port` and the `popen` to kill or freeze."""
     with ExitStack() as stack:

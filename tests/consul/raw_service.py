@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 Answer = Callable[[socket.socket], None] | bytes
 OK = b"HTTP/1.1 200 OK\r\n"
+FINE = OK + b"Connection: close\r\nContent-Length: 4\r\n\r\nfine"
 
 
 class RawService:
