@@ -9,7 +9,6 @@ from bisect import bisect
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from registry_admin.consul.types import ServiceInstance
 from registry_admin.discovery.endpoint import Endpoint
 from registry_admin.errors import InvalidValueError
 
@@ -154,28 +153,3 @@ def named(name: str) -> Balancing:
     if name not in _KINDS:
         raise InvalidValueError("balancing", name, f"give one of {', '.join(_KINDS)}")
     return _KINDS[name]()
-
-
-class RoundRobin:
-    """Takes turns, with one counter per service. Needs no lock: `next` and `setdefault` are atomic."""
-
-    def __init__(self) -> None:
-        self._turns: dict[str, itertools.count[int]] = {}
-
-    def pick(self, candidates: Sequence[ServiceInstance]) -> ServiceInstance:
-        """One of `candidates`, all of one service and at least one."""
-        turns = self._turns.setdefault(candidates[0].service, itertools.count())
-        return by_turn(candidates, next(turns))
-
-
-def by_turn(candidates: Sequence[ServiceInstance], turn: int) -> ServiceInstance:
-    """The instance for this turn: each as often as its weight says, well mixed, whatever the order of `candidates`."""
-    ordered = sorted(candidates, key=lambda instance: (instance.id, instance.node))
-    weights = [max(1, instance.weight) for instance in ordered]
-    unit = math.gcd(*weights)
-    bounds = list(itertools.accumulate(weight // unit for weight in weights))
-    total = bounds[-1]
-    # A stride that shares no factor with the total visits every slot once per round, and near neighbours far apart.
-    stride = next(step for step in itertools.count(max(1, int(total * _GOLDEN))) if math.gcd(step, total) == 1)
-    slot = turn * stride % total
-    return next(instance for instance, bound in zip(ordered, bounds, strict=True) if slot < bound)

@@ -86,9 +86,10 @@ class Propagation:
     def of(cls, given: Mapping[str, str]) -> Self:
         """What the caller gave as headers stays; else the request being served decides; else they are made up."""
         incoming, constant = _incoming.get(), {}
-        if ID_HEADER not in given:
+        names = {name.lower() for name in given}
+        if "x-request-id" not in names:
             constant[ID_HEADER] = incoming.request_id or f"{random.getrandbits(128):032x}"
-        if TRACE_HEADER not in given:
+        if TRACE_HEADER not in names:
             trace_id = incoming.trace_id or f"{random.getrandbits(128) or 1:032x}"
             parent_id = random.getrandbits(64) or 1
             constant[TRACE_HEADER] = f"00-{trace_id}-{parent_id:016x}-{incoming.trace_flags}"

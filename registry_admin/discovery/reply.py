@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import requests
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers
 
 from registry_admin.discovery.policy import AttemptError, Outcome
+from registry_admin.discovery.request import CallRequest
 
 BODY_LIMIT = 64 * 1024 * 1024  # bytes, before and after decompression
 CHUNK = 64 * 1024
@@ -87,27 +89,63 @@ def _inflate_members(data: bytes, limit: int, window_bits: int) -> bytes:
     raise AttemptError(Outcome.UNUSABLE, "its reply is compressed in too many pieces")
 
 
-def build_response(
-    request: requests.PreparedRequest,
-    *,
-    status: int,
-    reason: str,
-    headers: Iterable[tuple[str, str]],
-    content: bytes,
-    elapsed_s: float,
-) -> requests.Response:
-    """A `requests.Response` that is read to its end and holds no connection."""
-    response = requests.Response()
-    response.status_code, response.reason = status, reason
-    response.request, response.url = request, request.url or ""
-    merged: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for name, value in headers:
-        key = names.setdefault(name.lower(), name)
-        merged[key] = f"{merged[key]}, {value}" if key in merged else value
-    response.headers = CaseInsensitiveDict(merged)
-    response.encoding = get_encoding_from_headers(response.headers)
-    response.elapsed = dt.timedelta(seconds=elapsed_s)
-    response._content = content  # noqa: SLF001 - the only way to make one that is read already
-    response._content_consumed = True  # type: ignore[attr-defined]  # noqa: SLF001
-    return response
+class Reply(requests.Response):
+    """A `requests.Response` that is read to its end and holds no connection; what few want is made when asked for."""
+
+    def __init__(
+        self,
+        request: CallRequest,
+        root: str,
+        *,
+        sent: Mapping[str, str],
+        status: int,
+        reason: str,
+        headers: Iterable[tuple[str, str]],
+        content: bytes,
+        elapsed_s: float,
+    ) -> None:
+        # Not super().__init__, which builds a cookie jar and more for each.
+        self._made_from = (request, root, sent)
+        self._pairs = tuple(headers)
+        self._content = content
+        self._content_consumed = True
+        self._next = None
+        self.status_code, self.reason = status, reason
+        self.elapsed = dt.timedelta(seconds=elapsed_s)
+        self.history: list[requests.Response] = []
+        self.raw = None
+
+    @functools.cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """Where a name came more than once, its values with commas between them."""
+        merged: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for name, value in self._pairs:
+            key = names.setdefault(name.lower(), name)
+            merged[key] = f"{merged[key]}, {value}" if key in merged else value
+        return CaseInsensitiveDict(merged)
+
+    @functools.cached_property
+    def request(self) -> requests.PreparedRequest:  # type: ignore[override]
+        """What was sent."""
+        request, root, sent = self._made_from
+        return request.prepared(root, sent)
+
+    @functools.cached_property
+    def url(self) -> str:  # type: ignore[override]
+        """Where it was sent to."""
+        request, root, _ = self._made_from
+        return root + request.target
+
+    @functools.cached_property
+    def encoding(self) -> str | None:  # type: ignore[override]
+        """Of the text, as the headers say."""
+        return get_encoding_from_headers(self.headers)
+
+    @functools.cached_property
+    def cookies(self) -> requests.cookies.RequestsCookieJar:  # type: ignore[override]
+        """None: between services they are headers like others."""
+        return requests.cookies.RequestsCookieJar()
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -28,6 +28,9 @@ _OWN_HEADERS = {
 }
 
 
+_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})  # they say so even where it is empty: RFC 9110 section 8.6
+
+
 @dataclass(frozen=True, kw_only=True)
 class CallRequest:
     """One call, ready to be sent to any instance. `target` is the path and query exactly as they go over the wire."""
@@ -45,14 +48,23 @@ class CallRequest:
         """Whether receiving it twice does no harm."""
         return is_repeatable(self.method, self.headers)
 
-    def prepared(self, root: str) -> requests.PreparedRequest:
+    def prepared(self, root: str, added: Mapping[str, str]) -> requests.PreparedRequest:
         """As `requests` has it. Filled in by hand: its own `prepare` would rewrite the path."""
         prepared = requests.PreparedRequest()
         prepared.method, prepared.url, prepared.body = self.method, root + self.target, self.body
-        prepared.headers = CaseInsensitiveDict(self.headers)
+        prepared.headers = CaseInsensitiveDict({**self.headers, **added})
         if self.body is not None:
             prepared.headers["Content-Length"] = str(len(self.body))
         return prepared
+
+    def head(self, root: str, added: Mapping[str, str]) -> bytes:
+        """As it goes over the wire, for the instance at `root`: request line and headers, checked before."""
+        lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {root.partition('://')[2]}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines += [f"{name}: {value}" for name, value in added.items()]
+        if self.body is not None or self.method in _WITH_A_BODY:
+            lines.append(f"Content-Length: {len(self.body or b'')}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def build_request(

@@ -1,34 +1,29 @@
 """Sends one attempt of a synchronous call: pooled connections, and one deadline for every byte of it.
 
-`requests.Session` isn't used: what it adds (cookies, redirects, proxies, `.netrc`) must not happen between services.
-Its adapter is, so that what takes its place in tests, such as `responses`, goes on working.
+Neither `requests.Session` nor its adapter is used: what they add (cookies, redirects, proxies, `.netrc`) must not
+happen between services, and takes longer than the call. Where something has taken the adapter's place, as `responses`
+does in tests, the attempt goes there.
 """
 
 from __future__ import annotations
 
 import http.client
-import io
-import os
-import socket
 import time
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import requests
 import requests.adapters
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from registry_admin.discovery.connection import Connection, Connections, readable
 from registry_admin.discovery.faults import in_words
 from registry_admin.discovery.framing import StrictReply
 from registry_admin.discovery.policy import AttemptError, Outcome
-from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, build_response
+from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, Reply
 from registry_admin.discovery.request import CallRequest
 
-CONNECT_TIMEOUT_S = 2.0
-KEPT_ALIVE_S = 1.5  # below gunicorn's 2 s and uvicorn's 5 s: a call must not meet a server that is just hanging up
-_POOLS = 256  # instances whose connections are kept
+_FAULTS = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+_ADAPTER_SEND = requests.adapters.HTTPAdapter.send
 
 
 class SyncTransport:
@@ -37,134 +32,137 @@ class SyncTransport:
     def __init__(self, *, verify: bool | str = True, body_limit: int = BODY_LIMIT) -> None:
         self._verify = verify
         self._body_limit = body_limit
-        self._adapter, self._pid = _Adapter(), os.getpid()
+        self._connections = Connections(verify=verify)
 
-    def send(self, request: CallRequest, root: str, *, deadline: float) -> requests.Response:
-        """One attempt on the instance at `root`, read to its end before `deadline` (as `time.monotonic` has it).
+    def start(self, request: CallRequest, root: str, *, deadline: float, headers: Mapping[str, str]) -> Exchange:
+        """Sends `request`, with `headers` beside its own, to the instance at `root`; raises AttemptError.
 
-        Raises AttemptError.
+        Everything is over at `deadline` (as `time.monotonic` has it).
         """
-        if self._pid != os.getpid():
-            self._adapter, self._pid = _Adapter(), os.getpid()
-        flight = _Flight(deadline)
-        token = _flight.set(flight)
+        if requests.adapters.HTTPAdapter.send is not _ADAPTER_SEND:
+            return _StandIn(request, root, headers=headers, body_limit=self._body_limit)
+        head = request.head(root, headers)
         try:
-            return self._exchange(request.prepared(root))
-        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise AttemptError(Outcome.MAYBE_RECEIVED if flight.sent else Outcome.NOT_SENT, in_words(error)) from error
-        finally:
-            _flight.reset(token)
-
-    def _exchange(self, prepared: requests.PreparedRequest) -> requests.Response:
-        began = time.monotonic()
-        reply = self._adapter.send(prepared, stream=True, timeout=None, verify=self._verify)
-        elapsed_s = time.monotonic() - began
+            connection = self._connections.take(root, deadline=deadline)
+        except _FAULTS as error:
+            raise AttemptError(Outcome.NOT_SENT, in_words(error)) from error
         try:
-            body = Body(self._body_limit, announced=reply.headers.get("Content-Length"))
-            while part := reply.raw.read(CHUNK, decode_content=False):
-                body.add(part)
-        except BaseException:
-            reply.raw.close()  # the rest is of no use, so neither is the connection
+            connection.send(head, request.body, deadline=deadline)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, _FAULTS):
+                raise AttemptError(Outcome.MAYBE_RECEIVED, in_words(error)) from error
             raise
-        return build_response(
-            prepared,
-            status=reply.status_code,
+        return Exchange(request, root, headers, connection=connection, transport=self)
+
+    def finish(self, exchange: Exchange, connection: Connection) -> requests.Response:
+        """See Exchange."""
+        request, began = exchange.request, time.monotonic()
+        try:
+            reply = StrictReply(connection, method=request.method)  # type: ignore[arg-type]  # it only asks for a file
+            reply.begin()
+            elapsed_s = time.monotonic() - began
+            length = reply.headers.get("content-length")
+            body = Body(self._body_limit, announced=None if request.method == "HEAD" else length)
+            if reply.length is not None and reply.length <= CHUNK:
+                body.add(reply.read())
+            else:
+                while part := reply.read(CHUNK):
+                    body.add(part)
+            content = body.content(reply.headers.get("content-encoding", ""))
+        except BaseException as error:
+            connection.close()  # the rest is of no use, so neither is the connection
+            if isinstance(error, _FAULTS):
+                raise AttemptError(Outcome.MAYBE_RECEIVED, in_words(error)) from error
+            raise
+        if reply.will_close:
+            connection.close()
+        else:
+            self._connections.give_back(exchange.root, connection)
+        return Reply(
+            request,
+            exchange.root,
+            sent=exchange.headers,
+            status=reply.status,
             reason=reply.reason,
-            headers=reply.raw.headers.items(),
-            content=body.content(reply.headers.get("Content-Encoding", "")),
+            headers=reply.headers.items(),
+            content=content,
             elapsed_s=elapsed_s,
         )
 
     def close(self) -> None:
         """Ends the idle connections."""
-        self._adapter.close()
+        self._connections.close()
 
 
-@dataclass
-class _Flight:
-    """The attempt under way on this thread."""
+class Exchange:
+    """A request that was sent, and its reply to be read."""
 
-    deadline: float
-    sent: bool = False
+    def __init__(
+        self,
+        request: CallRequest,
+        root: str,
+        headers: Mapping[str, str],
+        *,
+        connection: Connection | None,
+        transport: SyncTransport | None,
+    ) -> None:
+        self.request = request
+        self.root = root
+        self.headers = headers
+        self.connection = connection
+        self._transport = transport
 
-    def remaining(self) -> float:
-        """Seconds left, above zero; raises TimeoutError when there are none."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+    def finish(self) -> requests.Response:
+        """The reply, read to its end before the deadline; raises AttemptError."""
+        if self.connection is None or self._transport is None:
+            raise AttemptError(Outcome.NOT_SENT, "it was abandoned")
+        connection, self.connection = self.connection, None
+        return self._transport.finish(self, connection)
 
-
-_flight: ContextVar[_Flight] = ContextVar("flight")
-
-
-class _TimedReader(io.RawIOBase):
-    """A socket's bytes, each wait for which ends at the deadline: a byte a second doesn't start it anew."""
-
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
-        self._sock = sock
-        self._raw = raw
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(_flight.get().remaining())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
+    def abandon(self) -> None:
+        """Nobody waits for the reply any more."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
 
 
-class _TimedReply(StrictReply):
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach()))
+class _StandIn(Exchange):
+    """Answered already, by what has taken the place of the adapter of `requests`."""
+
+    def __init__(self, request: CallRequest, root: str, *, headers: Mapping[str, str], body_limit: int) -> None:
+        super().__init__(request, root, headers, connection=None, transport=None)
+        prepared = request.prepared(root, headers)
+        try:
+            reply = requests.adapters.HTTPAdapter().send(prepared, stream=True, timeout=None)
+        except _FAULTS as error:
+            refused = isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout)
+            raise AttemptError(Outcome.NOT_SENT if refused else Outcome.MAYBE_RECEIVED, in_words(error)) from error
+        body = Body(body_limit, announced=reply.headers.get("Content-Length"))
+        while part := reply.raw.read(CHUNK, decode_content=False):
+            body.add(part)
+        self._reply = Reply(
+            request,
+            root,
+            sent=headers,
+            status=reply.status_code,
+            reason=reply.reason,
+            headers=reply.raw.headers.items(),
+            content=body.content(reply.headers.get("Content-Encoding", "")),
+            elapsed_s=0.0,
+        )
+
+    def finish(self) -> requests.Response:
+        """What was answered."""
+        return self._reply
 
 
-class _TimedConnection(HTTPConnection):
-    """Keeps to the deadline, and tells whether anything was sent."""
-
-    response_class = _TimedReply
-    _last_used = 0.0
-
-    def connect(self) -> None:
-        self.timeout = min(CONNECT_TIMEOUT_S, _flight.get().remaining())
-        super().connect()
-
-    def send(self, data: Any) -> None:
-        flight = _flight.get()
-        if self.sock is None:
-            self.connect()
-        if self.sock is not None:
-            self.sock.settimeout(flight.remaining())
-        flight.sent, self._last_used = True, time.monotonic()
-        super().send(data)
-
-    @property
-    def is_connected(self) -> bool:
-        """Also False where it was idle for so long that the other side may be hanging up right now."""
-        idle = time.monotonic() - self._last_used
-        return bool(super().is_connected) and idle < KEPT_ALIVE_S
-
-
-class _TimedTLSConnection(_TimedConnection, HTTPSConnection):
-    """The same; HTTPSConnection comes after it, so `super()` there means TLS."""
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _TimedConnection
-
-
-class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TimedTLSConnection
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    def __init__(self) -> None:
-        super().__init__(pool_connections=_POOLS, pool_maxsize=64, max_retries=0)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+def first_readable(exchanges: Sequence[Exchange], *, until: float) -> Exchange | None:
+    """The first that has something to read, or has ended; None when that time (of `time.monotonic`) has come."""
+    waiting = {}
+    for exchange in exchanges:
+        if exchange.connection is None or exchange.connection.has_pending:
+            return exchange
+        waiting[exchange.connection.sock] = exchange
+    found = readable(list(waiting), max(0.0, until - time.monotonic()))
+    return waiting[found[0]] if found else None

@@ -7,19 +7,19 @@ import functools
 import io
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
 import requests
 import yarl
 from aiohttp.client_proto import ResponseHandler
 
+from registry_admin.discovery.connection import CONNECT_TIMEOUT_S, KEPT_ALIVE_S
 from registry_admin.discovery.faults import in_words
 from registry_admin.discovery.framing import UnreadableReplyError, checked
 from registry_admin.discovery.policy import AttemptError, Outcome
-from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, build_response
+from registry_admin.discovery.reply import BODY_LIMIT, CHUNK, Body, Reply
 from registry_admin.discovery.request import CallRequest
-from registry_admin.discovery.transport import CONNECT_TIMEOUT_S, KEPT_ALIVE_S
 
 _CONNECTIONS_PER_INSTANCE = 100  # a limit over all of them would let one frozen instance starve the others
 _VERSIONS = (aiohttp.HttpVersion10, aiohttp.HttpVersion11)
@@ -44,58 +44,61 @@ class AsyncTransport:
         self._kept: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession, None]] = {}
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
-    async def send(self, request: CallRequest, root: str, *, deadline: float) -> requests.Response:
-        """One attempt on the instance at `root`, read to its end before `deadline` (as `time.monotonic` has it).
+    async def send(self, request: CallRequest, root: str, *, headers: Mapping[str, str]) -> requests.Response:
+        """Sends `request`, with `headers` beside its own, to the instance at `root`, and reads its reply to the end.
 
-        Raises AttemptError.
+        Raises AttemptError. How long it may take is up to the caller: cancelling it ends the connection.
         """
-        session = await self._session()
+        session = self._sessions.get(asyncio.get_running_loop())
+        if session is None or session.closed:
+            session = await self._new_session()
         await asyncio.sleep(0)  # lets the loop notice which of the idle connections have just been closed
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await self._exchange(session, request.prepared(root))
+            return await self._exchange(session, request, root, headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise AttemptError(Outcome.NOT_SENT, in_words(error)) from error
         except (aiohttp.ClientError, UnreadableReplyError, OSError) as error:
             raise AttemptError(Outcome.MAYBE_RECEIVED, in_words(error)) from error
 
-    async def _exchange(self, session: aiohttp.ClientSession, prepared: requests.PreparedRequest) -> requests.Response:
+    async def _exchange(
+        self, session: aiohttp.ClientSession, request: CallRequest, root: str, headers: Mapping[str, str]
+    ) -> requests.Response:
         began = time.monotonic()
         async with session.request(
-            prepared.method or "GET",
-            yarl.URL(prepared.url or "", encoded=True),
-            headers=dict(prepared.headers),
-            data=_in_parts(prepared.body),
+            request.method,
+            yarl.URL(root + request.target, encoded=True),
+            headers={**request.headers, **headers},
+            data=_in_parts(request.body),
             allow_redirects=False,
             skip_auto_headers=_NOTHING_ADDED,
         ) as reply:
             elapsed_s = time.monotonic() - began
             if reply.version not in _VERSIONS or reply.status < 200:
                 raise UnreadableReplyError("another protocol than HTTP/1")
-            headers = checked(reply.raw_headers)
+            received = checked(reply.raw_headers)
             body = Body(self._body_limit, announced=reply.headers.get("Content-Length"))
             async for part in reply.content.iter_chunked(CHUNK):
                 body.add(part)
             encoding = reply.headers.get("Content-Encoding", "")
             # Decompressing can take a while, so it is done off the event loop.
             content = await asyncio.to_thread(body.content, encoding) if encoding else body.content("")
-            return build_response(
-                prepared,
+            return Reply(
+                request,
+                root,
+                sent=headers,
                 status=reply.status,
                 reason=reply.reason or "",
-                headers=headers,
+                headers=received,
                 content=content,
                 elapsed_s=elapsed_s,
             )
 
-    async def _session(self) -> aiohttp.ClientSession:
+    async def _new_session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        if session is None or session.closed:
-            for ended in [known for known in list(self._sessions) if known.is_closed()]:
-                self._forget(ended)
-            self._kept[loop] = self._keep_session()
-            session = self._sessions[loop] = await anext(self._kept[loop])
+        for ended in [known for known in list(self._sessions) if known.is_closed()]:
+            self._forget(ended)
+        self._kept[loop] = self._keep_session()
+        session = self._sessions[loop] = await anext(self._kept[loop])
         return session
 
     async def _keep_session(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
