@@ -51,7 +51,7 @@ class Script:
             raise answer
         return Reply(data=answer, index=answer, known_leader=True, filtered_by_acls=False)
 
-    def run(self, *, random_share: float = 1.0) -> list[int]:
+    def run(self, *, random_share: float = 1.0, **options: float) -> list[int]:
         replies = watch(
             self.read,
             stop=self.stop,
@@ -60,6 +60,7 @@ class Script:
             wait_s=60,
             random_share=lambda: random_share,
             clock=lambda: self.now,
+            **options,
         )
         return [reply.data for reply in replies]
 
@@ -101,6 +102,12 @@ def test_failures_make_growing_pauses_up_to_half_a_minute():
     assert script.run() == []
     assert script.errors == script.stop.waits
     assert script.errors == [1, 2, 4, 8, 16, LONGEST_BACKOFF_S, LONGEST_BACKOFF_S, LONGEST_BACKOFF_S]
+
+
+def test_who_is_in_a_hurry_sets_the_longest_pause():
+    script = Script([AWAY] * 5)
+    script.run(longest_backoff_s=5)
+    assert script.errors == [1, 2, 4, 5, 5]
 
 
 def test_the_pauses_are_jittered_between_half_and_whole():
