@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -47,6 +49,23 @@ def api(agent: ConsulAgent) -> Iterator[ConsulApi]:
     api = ConsulApi(agent.config)
     yield api
     api.close()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _no_watch_is_left(consul_agent: ConsulAgent) -> Iterator[None]:
+    """A watch ends with the next reply after its client was collected; in a test without sockets it would fail."""
+    yield
+    roster._table.clear()
+    gc.collect()
+    for thread in watches():
+        body = {"Name": thread.name.removeprefix("watch-"), "Port": 1}
+        consul_agent.request("PUT", "/v1/agent/service/register", body=body)
+    consul_agent.forget_services()
+    wait_until(lambda: not watches(), 30, "the end of every watch")
+
+
+def watches() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("watch-")]
 
 
 @pytest.fixture(autouse=True)
