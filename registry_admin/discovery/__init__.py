@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from registry_admin.consul.registry import ServiceRegistry
+from registry_admin.discovery.adapter import requests_adapter
 from registry_admin.discovery.asgi import lifespan
 from registry_admin.discovery.client import SyncServiceDiscoveryClient, call_service
 from registry_admin.discovery.registration import Registration, registered
@@ -19,6 +20,7 @@ __all__ = [
     "call_service",
     "lifespan",
     "registered",
+    "requests_adapter",
 ]
 
 

@@ -9,6 +9,7 @@ import select
 import socket
 import ssl
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -127,11 +128,13 @@ class Connections:
         self._verify = verify
         self._idle: dict[str, deque[Connection]] = {}
         self._pid = os.getpid()
+        weakref.finalize(self, _end, self._idle)
 
     def take(self, root: str, *, deadline: float) -> Connection:
         """An idle one, the one used last first, or a new one; raises what Connection raises."""
         if self._pid != os.getpid():
-            self._idle, self._pid = {}, os.getpid()
+            self._pid = os.getpid()
+            self.close()  # our copies: the parent goes on with its own
         idle = self._idle.get(root)
         while idle:
             try:
@@ -157,10 +160,14 @@ class Connections:
 
     def close(self) -> None:
         """Ends the idle ones."""
-        everything, self._idle = self._idle, {}
-        for idle in everything.values():
-            while idle:
-                idle.pop().close()
+        _end(self._idle)
+
+
+def _end(everything: dict[str, deque[Connection]]) -> None:
+    for root in list(everything):
+        idle = everything.pop(root, deque())
+        while idle:
+            idle.pop().close()
 
 
 def readable(sockets: Sequence[socket.socket], within_s: float) -> list[socket.socket]:

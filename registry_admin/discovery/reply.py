@@ -105,8 +105,9 @@ class Reply(requests.Response):
         elapsed_s: float,
     ) -> None:
         # Not super().__init__, which builds a cookie jar and more for each.
-        self._made_from = (request, root, sent)
-        self._pairs = tuple(headers)
+        self._made_from = (request, sent)
+        self.root = root  # of the instance
+        self.pairs = tuple(headers)  # as they came
         self._content = content
         self._content_consumed = True
         self._next = None
@@ -120,7 +121,7 @@ class Reply(requests.Response):
         """Where a name came more than once, its values with commas between them."""
         merged: dict[str, str] = {}
         names: dict[str, str] = {}
-        for name, value in self._pairs:
+        for name, value in self.pairs:
             key = names.setdefault(name.lower(), name)
             merged[key] = f"{merged[key]}, {value}" if key in merged else value
         return CaseInsensitiveDict(merged)
@@ -128,14 +129,13 @@ class Reply(requests.Response):
     @functools.cached_property
     def request(self) -> requests.PreparedRequest:  # type: ignore[override]
         """What was sent."""
-        request, root, sent = self._made_from
-        return request.prepared(root, sent)
+        request, sent = self._made_from
+        return request.prepared(self.root, sent)
 
     @functools.cached_property
     def url(self) -> str:  # type: ignore[override]
         """Where it was sent to."""
-        request, root, _ = self._made_from
-        return root + request.target
+        return self.root + self._made_from[0].target
 
     @functools.cached_property
     def encoding(self) -> str | None:  # type: ignore[override]
