@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 VARIABLE = "DISCOVERY_CACHE_DIR"
 _FORM = 1  # of the file
 _MAX_BYTES = 16 * 1024 * 1024
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
 
 
 class Cache:
@@ -32,6 +34,7 @@ class Cache:
         self._folder = Path(folder) if folder else None
         self._consul = consul
         self._complained = False
+        self._saved: dict[str, str] = {}
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, *, consul: str) -> Self:
@@ -39,25 +42,36 @@ class Cache:
         return cls(environ.get(VARIABLE), consul=consul)
 
     def save(self, service: str, instances: Sequence[ServiceInstance]) -> None:
-        """Keeps the list, without what the checks said."""
+        """Keeps the list, without what the checks said. An empty one is no help to anybody: its file is removed."""
         if self._folder is None:
             return
-        text = json.dumps(
-            {"form": _FORM, "consul": self._consul, "service": service, "instances": [_kept(one) for one in instances]}
-        )
+        kept = [_kept(one) for one in instances]
+        text = json.dumps({"form": _FORM, "consul": self._consul, "service": service, "instances": kept})
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".", suffix=".tmp")
-            try:
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text)
-                Path(name).replace(self._path(self._folder, service))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    Path(name).unlink()
-                raise
+            if not instances:
+                self._path(self._folder, service).unlink(missing_ok=True)
+            elif self._saved.get(service) == text:  # only what a check said is new
+                os.utime(self._path(self._folder, service))
+            else:
+                self._replace(self._path(self._folder, service), text)
+            self._saved[service] = text
         except OSError as error:
+            self._saved.pop(service, None)
             self._complain("can't be written", error.strerror)
+
+    @staticmethod
+    def _replace(path: Path, text: str) -> None:
+        """Readers see the old file or the new one, and nobody else sees either."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(name).replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
 
     def confirm(self, service: str) -> None:
         """What the file says was just seen to be so still."""
@@ -71,12 +85,16 @@ class Cache:
             return None
         path = self._path(self._folder, service)
         try:
-            with path.open("rb") as file:
-                age_s = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
+            with os.fdopen(os.open(path, _READ), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not _is_ours(status):
+                    self._complain(f"holds {path.name}, which somebody else may have written", "not used")
+                    return None
                 raw = json.loads(file.read(_MAX_BYTES))
-            if raw["form"] != _FORM or raw["consul"] != self._consul or raw["service"] != service:
+            if (raw["form"], raw["consul"], raw["service"]) != (_FORM, self._consul, service):
+                self._complain(f"holds {path.name} of another Consul, version or service", "not used")
                 return None
-            return [_restored(service, one) for one in raw["instances"]], age_s
+            return [_restored(service, one) for one in raw["instances"]], max(0.0, time.time() - status.st_mtime)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -94,6 +112,12 @@ class Cache:
     @staticmethod
     def _path(folder: Path, service: str) -> Path:
         return folder / f"{quote(service, safe='')}.json"
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether only we, or root, can have written it: it tells where calls with their credentials go."""
+    own = not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid())
+    return stat.S_ISREG(status.st_mode) and own and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _kept(instance: ServiceInstance) -> dict[str, Any]:

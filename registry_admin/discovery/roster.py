@@ -5,34 +5,39 @@ A process has one directory for each Consul; all of its clients share it. See do
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError, wait
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from registry_admin.consul.api import ConsulApi, Reply
 from registry_admin.consul.config import ConsulConfig
 from registry_admin.consul.registry import ServiceRegistry, healthy_instances
 from registry_admin.consul.types import Health, ServiceInstance
-from registry_admin.consul.watch import watch
+from registry_admin.consul.watch import WAIT_S, watch
+from registry_admin.discovery.asked import Asked
 from registry_admin.discovery.balancing import Group
+from registry_admin.discovery.belief import Belief, believe
 from registry_admin.discovery.budget import RetryBudget
 from registry_admin.discovery.cache import Cache
 from registry_admin.discovery.endpoint import Endpoint, Outliers
-from registry_admin.errors import ConsulUnavailableError, NoHealthyInstanceError, RegistryError
+from registry_admin.errors import (
+    ConsulPermissionError,
+    ConsulRefusedError,
+    ConsulUnavailableError,
+    NoHealthyInstanceError,
+    RegistryError,
+)
 
 logger = logging.getLogger(__name__)
 
 FIRST_LOOKUP_S = 2.0  # how long a call waits for Consul when there is nothing to fall back on
 LOOKUP_S = 0.5  # and when there is
-LOST_STATE_S = 60.0  # how long instances are believed in when Consul has forgotten everything
 LONGEST_BACKOFF_S = 5.0
 IDLE_S = 300.0  # a watch that nobody used for so long ends
 CONFIRM_S = 30.0  # how often a file is marked as still right
@@ -42,13 +47,13 @@ class Directory:
     """All services that this process calls on one Consul. Shared by threads, event loops and forked children."""
 
     def __init__(self, api: ConsulApi, *, cache: Cache | None = None, idle_s: float = IDLE_S) -> None:
+        """A watch that nobody used for `idle_s` seconds ends."""
         self.api = api
         self.cache = cache or Cache.from_env(consul=api.config.url)
         self.idle_s = idle_s
-        self.wants_node = False
-        self._node = ""
         self._rosters: dict[str, Roster] = {}
         self._lock = threading.Lock()
+        self._node: Asked[str] | None = None
         _all.add(self)
 
     @classmethod
@@ -69,20 +74,34 @@ class Directory:
         roster.used = True
         return roster
 
-    @property
-    def node(self) -> str:
-        """Our agent's node, asked once; nothing where that isn't wanted, or the token doesn't allow it."""
-        if self.wants_node and not self._node:
-            try:
-                self._node = self.api.agent_node()[0]
-            except RegistryError as error:
-                logger.warning("Which instances are on the same node is not known: %s", error)
-                self.wants_node = False
-        return self._node
+    def forget(self, service: str) -> None:
+        """Nothing is known of it, and nobody asks any more."""
+        self._rosters.pop(service, None)
+
+    def node(self) -> Asked[str]:
+        """Our agent's node, asked on a thread of its own; nothing where the token doesn't allow it."""
+        with self._lock:
+            if self._node is None:
+                self._node = Asked()
+                try:
+                    threading.Thread(target=self._ask_node, args=(self._node,), name="agent-node", daemon=True).start()
+                except RuntimeError:
+                    self._node.settle("")
+            return self._node
+
+    def _ask_node(self, node: Asked[str]) -> None:
+        try:
+            node.settle(self.api.agent_node()[0])
+        except RegistryError as error:
+            logger.warning("Which instances are on the same node is not known: %s", error)
+            if not isinstance(error, ConsulRefusedError):
+                self._node = None  # it is asked again when a list has changed
+            node.settle("")
 
     def after_fork(self) -> None:
         """In a child: no thread runs here, and a lock may have been held by one that doesn't exist."""
         self._lock = threading.Lock()
+        self._node = None
         for roster in self._rosters.values():
             roster.after_fork()
 
@@ -92,8 +111,7 @@ _Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class _Known:
-    instances: tuple[ServiceInstance, ...]
-    index: int
+    belief: Belief
     source: str
     at: float  # when it was last seen to be so, by the clock of time.monotonic
     endpoints: Mapping[_Key, Endpoint]  # of those that may be called
@@ -114,7 +132,10 @@ class RosterState:
 
 
 class Roster:
-    """One service: its endpoints, and the watch that keeps them fresh while they are used."""
+    """One service: its endpoints, and the watch that keeps them fresh while they are used.
+
+    What is known is replaced whole, by one thread only: that of the watch.
+    """
 
     def __init__(self, directory: Directory, service: str) -> None:
         self.service = service
@@ -130,15 +151,14 @@ class Roster:
         self.budget = RetryBudget(clock=time.monotonic)
         self._lock = threading.Lock()
         self._groups: dict[tuple[str | None, bool], Group] = {}
-        self._first: Future[None] | None = None  # the first lookup of the watch that runs, if one does
+        self._first: Asked[None] | None = None  # the first lookup of the watch that runs, if one does
         self._used_at = self._confirmed_at = 0.0
-        self._doubted_at: float | None = None
 
     def after_fork(self) -> None:
         """In a child: the watch is the parent's, and so are the locks."""
         self._clear()
         if self._known is not None:
-            self._known = replace(self._known, endpoints=self._endpoints(self._known.instances, {}))
+            self._known = replace(self._known, endpoints=self._endpoints(self._known.belief.instances, {}))
 
     def known_group(self, tag: str | None, *, same_node: bool) -> Group | None:
         """The endpoints to choose from, where that is known without any waiting."""
@@ -150,67 +170,84 @@ class Roster:
         Raises NoSuchServiceError, NoHealthyInstanceError, ConsulRefusedError, or, where Consul is away and nothing is
         known of the service, ConsulUnavailableError.
         """
-        first = self._watched()
-        wait([first], timeout=self._patience_s(timeout_s))
-        return self._choose(first, tag, same_node=same_node)
+        for asked, until in self._to_wait_for(timeout_s, same_node=same_node):
+            asked.wait(until)
+        return self._choose(tag, same_node=same_node)
 
     async def group_async(self, tag: str | None, *, same_node: bool, timeout_s: float) -> Group:
         """The same, without blocking the event loop."""
-        first = self._watched()
-        if not first.done():
-            await asyncio.wait([asyncio.wrap_future(first)], timeout=self._patience_s(timeout_s))
-        return self._choose(first, tag, same_node=same_node)
+        for asked, until in self._to_wait_for(timeout_s, same_node=same_node):
+            await asked.wait_async(until)
+        return self._choose(tag, same_node=same_node)
+
+    def inquire(self, *, timeout_s: float) -> None:
+        """Sees to it that something is known; raises what `group` raises where nothing is."""
+        for asked, until in self._to_wait_for(timeout_s, same_node=False):
+            asked.wait(until)
+        self._require_known()
 
     def state(self) -> RosterState:
         """What is known now; asks nobody."""
         known = self._known
         return RosterState(
-            instances=known.instances if known else (),
+            instances=known.belief.instances if known else (),
             endpoints=tuple(known.endpoints.values()) if known else (),
             source=known.source if known else "nothing yet",
             age_s=max(0.0, time.monotonic() - known.at) if known else 0.0,
             problem=str(self._problem or ""),
         )
 
-    def _patience_s(self, timeout_s: float) -> float:
-        return min(timeout_s, LOOKUP_S if self._known is not None else FIRST_LOOKUP_S)
+    def _to_wait_for(self, timeout_s: float, *, same_node: bool) -> Iterator[tuple[Asked[Any], float]]:
+        """What to wait for, one after another, and until when (seconds of the monotonic clock).
 
-    def inquire(self, *, timeout_s: float) -> None:
-        """Sees to it that something is known; raises what `group` raises where nothing is."""
+        Patience is counted from the asking: when it is used up, nobody waits any more.
+        """
+        until = time.monotonic() + timeout_s
         first = self._watched()
-        wait([first], timeout=self._patience_s(timeout_s))
-        self._require_known(first)
-
-    def _require_known(self, first: Future[None]) -> _Known:
-        if not first.done():
-            where = self._directory.api.config.url
-            self._problem = ConsulUnavailableError(f"Consul at {where} didn't answer in time.")
-            _settle(first)  # nobody else need wait for it
+        yield first, min(until, first.at + LOOKUP_S)
         if self._known is None:
-            self._load()
-        if self._known is None:
-            raise copy.copy(self._problem or ConsulUnavailableError("Consul has told nothing of this service yet."))
-        return self._known
+            yield first, min(until, first.at + FIRST_LOOKUP_S)
+        if same_node and self._known is not None:
+            node = self._directory.node()
+            yield node, min(until, node.at + LOOKUP_S)
 
-    def _choose(self, first: Future[None], tag: str | None, *, same_node: bool) -> Group:
-        groups, known = self._groups, self._require_known(first)
-        healthy = _healthy(self.service, tag, known.instances)
-        near = [one for one in healthy if one.node == self._directory.node] if same_node else []
-        group = Group([known.endpoints[_key(one)] for one in near or healthy])
+    def _require_known(self) -> _Known:
+        known, problem = self._known, self._problem
+        if known is not None:
+            return known
+        if problem is None:
+            raise ConsulUnavailableError(f"Consul at {self._directory.api.config.url} didn't answer in time.")
+        raise copy.copy(problem) from problem.__cause__
+
+    def _choose(self, tag: str | None, *, same_node: bool) -> Group:
+        first, groups, known = self._first, self._groups, self._require_known()
+        chosen = _healthy(self.service, tag, known.belief.instances)
+        lasting = True
+        if same_node:
+            node = self._directory.node()
+            lasting = node.is_settled()
+            chosen = [one for one in chosen if one.node == node.answer] or chosen
+        group = Group([known.endpoints[_key(one)] for one in chosen])
         with self._lock:
-            if self._first is first:  # else nobody would ever replace it
+            if lasting and first is not None and self._first is first:  # else nobody would ever replace it
                 groups[tag, same_node] = group
         return group
 
     # -- the watch ----------------------------------------------------------------------------------------------------
 
-    def _watched(self) -> Future[None]:
+    def _watched(self) -> Asked[None]:
         """The first lookup of the watch that runs; starts one where none does."""
         with self._lock:
             if self._first is None:
-                self._first = Future()
-                self._used_at = time.monotonic()
-                _Watch(self, self._directory.api, self._first)
+                first = Asked[None]()
+                self._used_at = first.at
+                try:
+                    _Watch(self, self._directory, first).start()
+                except RuntimeError as error:  # the system has no thread left; the next call tries again
+                    self._problem = ConsulUnavailableError(f"Consul can't be watched: {error}.")
+                    first.settle(None)
+                    return first
+                self._first = first
             return self._first
 
     def is_wanted(self) -> bool:
@@ -220,58 +257,61 @@ class Roster:
             self.used, self._used_at = False, now
         return now - self._used_at < self._directory.idle_s
 
-    def unwatched(self, first: Future[None]) -> None:
+    def unwatched(self, first: Asked[None]) -> None:
         """The watch that began with `first` has ended: the next call starts another one."""
-        _settle(first)
+        first.settle(None)
         with self._lock:
             if self._first is first:
                 self._first, self._groups = None, {}
+        if self._known is None or not self._known.belief.instances:
+            self._directory.forget(self.service)
+
+    def load(self) -> None:
+        """Takes what a file says, until Consul says more."""
+        if self._known is None and (loaded := self._directory.cache.load(self.service)) is not None:
+            instances, age_s = tuple(loaded[0]), loaded[1]
+            self._accept(Belief(instances=instances, told=instances, index=0), source="file", age_s=age_s)
 
     def hear(self, reply: Reply[list[ServiceInstance]]) -> None:
-        """What the watch has seen. An index that goes backwards means that an agent has lost its state.
-
-        Then an empty list is no proof of absence.
-        """
+        """Consul has told a list."""
         known = self._known
-        if not reply.data and known is not None and known.instances and reply.index < known.index:
-            self._doubted_at = time.monotonic()
-            return
-        self._doubted_at = None
-        self._accept(reply.data, source="Consul", index=reply.index)
+        before = known.belief if known is not None and known.source == "Consul" else None
+        now = time.monotonic()
+        self._accept(believe(before, reply, now=now, after_failure=self._problem is not None), source="Consul")
+        self._recovered()
 
     def confirm(self) -> None:
-        """Consul has answered: what is known is still so, unless it is doubted."""
+        """Consul has answered: what it told last is still so, unless a list follows."""
         now, known = time.monotonic(), self._known
-        self._problem = None
-        if self._doubted_at is not None:
-            if now - self._doubted_at > LOST_STATE_S:
-                self._doubted_at = None
-                self._accept([], source="Consul")
-        elif known is not None and known.source == "Consul":
+        if known is None or known.source != "Consul" or self._problem is not None:
+            return
+        if known.belief.at(now) is not known.belief:
+            self._accept(known.belief.at(now), source="Consul")
+        elif known.belief.doubted_at is None:
             self._known = replace(known, at=now)
             if now - self._confirmed_at > CONFIRM_S:
                 self._confirmed_at = now
                 self._directory.cache.confirm(self.service)
 
     def miss(self, problem: RegistryError) -> None:
-        """Consul hasn't answered, or has refused to."""
+        """Consul hasn't answered, or has refused to. A refusal outweighs a file."""
+        if self._problem is None:
+            logger.warning("Instances of %s are not heard of, so the last known are used: %s", self.service, problem)
         self._problem = problem
+        if isinstance(problem, ConsulRefusedError) and self._known is not None and self._known.source == "file":
+            self._known, self._groups = None, {}
 
-    def _load(self) -> None:
-        loaded = self._directory.cache.load(self.service)
-        if loaded is not None and self._known is None:
-            instances, age_s = loaded
-            self._accept(instances, source="file", age_s=age_s)
+    def _recovered(self) -> None:
+        if self._problem is not None:
+            logger.warning("Instances of %s are heard of again.", self.service)
+        self._problem = None
 
-    def _accept(self, instances: Sequence[ServiceInstance], *, source: str, index: int = 0, age_s: float = 0.0) -> None:
-        before = self._known
-        endpoints = self._endpoints(instances, before.endpoints if before else {})
-        self._known = _Known(tuple(instances), index, source, time.monotonic() - age_s, endpoints)
+    def _accept(self, belief: Belief, *, source: str, age_s: float = 0.0) -> None:
+        endpoints = self._endpoints(belief.instances, self._known.endpoints if self._known else {})
+        self._known = _Known(belief, source, time.monotonic() - age_s, endpoints)
         self._groups = {}
-        if source == "Consul" and (
-            before is None or before.source != source or before.instances != self._known.instances
-        ):
-            self._directory.cache.save(self.service, instances)
+        if source == "Consul":
+            self._directory.cache.save(self.service, belief.instances)
 
     def _endpoints(
         self, instances: Sequence[ServiceInstance], before: Mapping[_Key, Endpoint]
@@ -291,58 +331,59 @@ class Roster:
 class _Watch:
     """Runs on a thread until nobody uses the service any more. Between two replies it lets go of the roster."""
 
-    def __init__(self, roster: Roster, api: ConsulApi, first: Future[None]) -> None:
+    def __init__(self, roster: Roster, directory: Directory, first: Asked[None]) -> None:
         self._roster = weakref.ref(roster)
-        self._api = api
+        self._api = directory.api
         self._service = roster.service
+        self._wait_s = min(WAIT_S, directory.idle_s)
         self._first = first
         self._stop = threading.Event()
-        threading.Thread(target=self._run, name=f"watch-{roster.service}", daemon=True).start()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"watch-{self._service}", daemon=True).start()
 
     def _run(self) -> None:
         try:
+            self._tell(Roster.load)
             for reply in watch(
                 self._read,
                 stop=self._stop,
                 on_error=self._on_error,
-                on_alive=self._on_alive,
+                on_alive=lambda: self._tell(Roster.confirm),
+                wait_s=self._wait_s,
                 longest_backoff_s=LONGEST_BACKOFF_S,
             ):
                 self._hear(reply)
-                _settle(self._first)
+                self._first.settle(None)
         finally:
             if (roster := self._roster()) is not None:
                 roster.unwatched(self._first)
 
     def _read(self, index: int, wait_s: float) -> Reply[list[ServiceInstance]]:
         reply = self._api.instances(self._service, index=index, wait_s=wait_s)
+        where = self._api.config.url
         if not reply.data and not reply.known_leader:  # it has lost its state, and nobody has told it anything yet
-            raise ConsulUnavailableError(f"Consul at {self._api.config.url} has no leader yet.")
+            raise ConsulUnavailableError(f"Consul at {where} has no leader yet.")
+        if not reply.data and reply.filtered_by_acls:
+            raise ConsulPermissionError(
+                f"Consul at {where} keeps {self._service!r} from us: the token needs `service:read` and `node:read`."
+            )
         return reply
 
     def _hear(self, reply: Reply[list[ServiceInstance]]) -> None:
-        if (roster := self._roster()) is not None:
-            roster.hear(reply)
+        self._tell(lambda roster: roster.hear(reply))
 
     def _on_error(self, error: RegistryError, _pause_s: float) -> None:
-        if (roster := self._roster()) is not None:
-            roster.miss(error)
-        _settle(self._first)
-        self._go_on(roster)
+        self._tell(lambda roster: roster.miss(error))
+        self._first.settle(None)
 
-    def _on_alive(self) -> None:
-        if (roster := self._roster()) is not None:
-            roster.confirm()
-        self._go_on(roster)
-
-    def _go_on(self, roster: Roster | None) -> None:
+    def _tell(self, what: Callable[[Roster], None]) -> None:
+        """Ends the watch where the roster is gone, or nobody has used it."""
+        roster = self._roster()
+        if roster is not None:
+            what(roster)
         if roster is None or not roster.is_wanted():
             self._stop.set()
-
-
-def _settle(first: Future[None]) -> None:
-    with suppress(InvalidStateError):
-        first.set_result(None)
 
 
 def _key(instance: ServiceInstance) -> _Key:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ConsulConfig, ServiceRegistry, ServiceSpec
-from registry_admin.discovery import roster as roster_module
+from registry_admin.discovery import belief
 from registry_admin.discovery.balancing import Group
 from registry_admin.discovery.cache import Cache
 from registry_admin.discovery.roster import Directory, Roster
@@ -155,7 +155,6 @@ def test_instances_on_the_same_node_come_first_where_there_are_any(agent, direct
         },
     )
     shared = directory(agent.config)
-    shared.wants_node = True
     roster = shared.roster("api")
     group(roster)
     wait_until(lambda: len(roster.state().instances) == 2, what="both")
@@ -198,7 +197,7 @@ def test_an_agent_that_has_lost_everything_is_not_believed_at_once(agent, direct
     agent.start()
     wait_until(lambda: not roster.state().problem, what="Consul to be heard again")
     assert ports(group(roster)) == [1001]
-    monkeypatch.setattr(roster_module, "LOST_STATE_S", 0.0)
+    monkeypatch.setattr(belief, "LOST_STATE_S", 0.0)
     roster.confirm()
     with pytest.raises(NoSuchServiceError):
         group(roster)
