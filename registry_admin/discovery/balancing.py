@@ -90,7 +90,7 @@ class PowerOfTwo:
                 second = group.at(self._share())
                 if second is not first:
                     return first, second
-        one = self._draw(group, tried, now, repeatable=repeatable)
+        one = self._draw(group, tried, now, repeatable=repeatable) or _one_of(_untried(group, tried), self._share())
         if one is None or one.probing:
             return one, None
         return one, self._draw(group, (*tried, one), now, repeatable=repeatable)
@@ -100,7 +100,7 @@ class PowerOfTwo:
             endpoint = group.at(self._share())
             if group.usable(endpoint, tried, now, repeatable=repeatable):
                 return endpoint
-        return _any(group, tried, now, self._share(), repeatable=repeatable)
+        return _usable(group, tried, now, self._share(), repeatable=repeatable)
 
 
 class InTurn:
@@ -136,13 +136,25 @@ class Random:
 
 
 def _any(group: Group, tried: Collection[Endpoint], now: float, share: float, *, repeatable: bool) -> Endpoint | None:
-    """When luck was against it: one of those that are usable, else of those that weren't tried."""
-    untried = [endpoint for endpoint in group.endpoints if endpoint not in tried]
-    usable = [endpoint for endpoint in untried if not endpoint.ejected_until]
-    if not usable:
-        probe = next((endpoint for endpoint in untried if endpoint.take(now, repeatable=repeatable)), None)
-        usable = [probe] if probe else untried
-    return usable[int(share * len(usable))] if usable else None
+    """One of those that are usable, else of those that weren't tried."""
+    return _usable(group, tried, now, share, repeatable=repeatable) or _one_of(_untried(group, tried), share)
+
+
+def _usable(
+    group: Group, tried: Collection[Endpoint], now: float, share: float, *, repeatable: bool
+) -> Endpoint | None:
+    """When luck was against it: one that is usable, or None where none is."""
+    untried = _untried(group, tried)
+    one = _one_of([endpoint for endpoint in untried if not endpoint.ejected_until], share)
+    return one or next((endpoint for endpoint in untried if endpoint.take(now, repeatable=repeatable)), None)
+
+
+def _untried(group: Group, tried: Collection[Endpoint]) -> list[Endpoint]:
+    return [endpoint for endpoint in group.endpoints if endpoint not in tried]
+
+
+def _one_of(endpoints: Sequence[Endpoint], share: float) -> Endpoint | None:
+    return endpoints[int(share * len(endpoints))] if endpoints else None
 
 
 _KINDS: dict[str, Callable[[], Balancing]] = {"power-of-two": PowerOfTwo, "round-robin": InTurn, "random": Random}
