@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json as json_codec
 import math
 import re
@@ -19,6 +20,7 @@ from registry_admin.discovery.policy import is_repeatable
 from registry_admin.errors import InvalidValueError
 
 MAX_TIMEOUT_S = 24 * 3600.0
+_REMEMBERED_LENGTH = 256  # characters; longer paths are rare, and would fill the memory
 Params = Mapping[str, Any] | Iterable[tuple[str, Any]]
 Data = str | bytes | Mapping[str, Any] | Iterable[tuple[str, Any]]
 _OWN_HEADERS = {
@@ -86,30 +88,57 @@ def build_request(
     """
     if data is not None and json is not None:
         raise InvalidValueError("json", "(not shown)", "give either `json` or `data`, not both")
-    sent = CaseInsensitiveDict(_OWN_HEADERS)
-    sent.update(validation.headers(headers or {}))
     body, content_type = _form_or_raw(data) if json is None else (_json(json), "application/json")
-    if content_type:
-        sent.setdefault("Content-Type", content_type)
+    service, method, target = _line(service, method, path)
     return CallRequest(
-        service=validation.service_name(service, "service"),
-        method=validation.method(method),
-        target=_target(path, params),
-        headers=dict(sent),
+        service=service,
+        method=method,
+        target=target if params is None else _with_params(target, params),
+        headers=_headers(headers, content_type) if headers or content_type else _OWN_HEADERS,
         body=body,
         tag=None if tag is None else validation.tags([tag], "tag")[0],
         timeout_s=_timeout(default_timeout if timeout is None else timeout),
     )
 
 
-def _target(path: str, params: Params | None) -> str:
+def _line(service: str, method: str, path: str) -> tuple[str, str, str]:
+    """What is checked once for many calls: service, method and target."""
+    if all(isinstance(part, str) and len(part) < _REMEMBERED_LENGTH for part in (service, method, path)):
+        return _remembered_line(service, method, path)
+    return _checked_line(service, method, path)
+
+
+def _checked_line(service: str, method: str, path: str) -> tuple[str, str, str]:
+    return validation.service_name(service, "service"), validation.method(method), _target(path)
+
+
+_remembered_line = functools.lru_cache(maxsize=4096)(_checked_line)
+
+
+def _target(path: str) -> str:
     """Path and query in the one form that neither urllib3 nor yarl changes, so that both send the very same."""
     checked = validation.http_path(path)
     checked = re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), checked, flags=re.IGNORECASE)
     path, _, query = checked.replace("[", "%5B").replace("]", "%5D").partition("?")
-    added = urlencode(_pairs(params, "params"), quote_via=quote) if params is not None else ""
-    query = "&".join(part for part in (query, added) if part)
+    return _joined(path, query)
+
+
+def _with_params(target: str, params: Params) -> str:
+    path, _, query = target.partition("?")
+    return _joined(path, query, urlencode(_pairs(params, "params"), quote_via=quote))
+
+
+def _joined(path: str, *queries: str) -> str:
+    query = "&".join(part for part in queries if part)
     return f"{path}?{query}" if query else path
+
+
+def _headers(given: Mapping[str, str] | None, content_type: str) -> dict[str, str]:
+    sent = CaseInsensitiveDict(_OWN_HEADERS)
+    sent.update(validation.headers(given or {}))
+    if content_type:
+        sent.setdefault("Content-Type", content_type)
+    return dict(sent)
 
 
 def _form_or_raw(data: Data | None) -> tuple[bytes | None, str]:
