@@ -117,12 +117,17 @@ def healthy_instances(name: str, known: Sequence[ServiceInstance]) -> list[Servi
 
     Raises NoSuchServiceError where nothing is known, and NoHealthyInstanceError with each instance's last output.
     """
-    if not known:
-        raise NoSuchServiceError(name)
     healthy = [instance for instance in known if instance.health is Health.PASSING and instance.is_callable]
     if not healthy:
-        raise NoHealthyInstanceError(name, instances=[_why_not(instance) for instance in known])
+        raise nothing_healthy(name, known)
     return healthy
+
+
+def nothing_healthy(name: str, known: Sequence[ServiceInstance]) -> NoSuchServiceError | NoHealthyInstanceError:
+    """The error to raise where none of these may be called: why not, for each of them."""
+    if not known:
+        return NoSuchServiceError(name)
+    return NoHealthyInstanceError(name, instances=[_why_not(instance) for instance in known])
 
 
 def _why_not(instance: ServiceInstance) -> str:

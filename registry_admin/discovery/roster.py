@@ -17,7 +17,7 @@ from typing import Any
 
 from registry_admin.consul.api import ConsulApi, Reply
 from registry_admin.consul.config import ConsulConfig
-from registry_admin.consul.registry import ServiceRegistry, healthy_instances
+from registry_admin.consul.registry import ServiceRegistry, nothing_healthy
 from registry_admin.consul.types import Health, ServiceInstance
 from registry_admin.consul.watch import WAIT_S, watch
 from registry_admin.discovery.asked import Asked
@@ -106,7 +106,7 @@ class Directory:
             roster.after_fork()
 
 
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, int]
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,15 @@ class Roster:
 
     def _choose(self, tag: str | None, *, same_node: bool) -> Group:
         first, groups, known = self._first, self._groups, self._require_known()
-        chosen = _healthy(self.service, tag, known.belief.instances)
+        chosen = [one for one in known.endpoints.values() if tag is None or tag in one.instance.tags]
+        if not chosen:
+            raise _nothing_to_call(self.service, tag, known.belief.instances)
         lasting = True
         if same_node:
             node = self._directory.node()
             lasting = node.is_settled()
-            chosen = [one for one in chosen if one.node == node.answer] or chosen
-        group = Group([known.endpoints[_key(one)] for one in chosen])
+            chosen = [one for one in chosen if one.instance.node == node.answer] or chosen
+        group = Group(chosen)
         with self._lock:
             if lasting and first is not None and self._first is first:  # else nobody would ever replace it
                 groups[tag, same_node] = group
@@ -320,10 +322,14 @@ class Roster:
         now = time.monotonic()
         endpoints: dict[_Key, Endpoint] = {}
         for instance in instances:
-            if instance.health is Health.PASSING and instance.is_callable:
-                key = _key(instance)
-                endpoints[key] = before.get(key) or Endpoint(instance, self.outliers, now=now, warm=not before)
-                endpoints[key].update(instance)
+            if instance.health is not Health.PASSING:
+                continue
+            key = instance.node, instance.id, instance.address, instance.port
+            if (endpoint := before.get(key)) is not None:
+                endpoint.update(instance)
+                endpoints[key] = endpoint
+            elif instance.is_callable:
+                endpoints[key] = Endpoint(instance, self.outliers, now=now, warm=not before)
         self.outliers.keep(endpoints.values())
         return endpoints
 
@@ -386,17 +392,12 @@ class _Watch:
             self._stop.set()
 
 
-def _key(instance: ServiceInstance) -> _Key:
-    return instance.node, instance.id, instance.url
-
-
-def _healthy(service: str, tag: str | None, known: Sequence[ServiceInstance]) -> list[ServiceInstance]:
-    if tag is None or not known:
-        return healthy_instances(service, known)
-    tagged = [instance for instance in known if tag in instance.tags]
-    if not tagged:
-        raise NoHealthyInstanceError(service, f"No instance of {service!r} carries the tag {tag!r}.")
-    return healthy_instances(service, tagged)
+def _nothing_to_call(service: str, tag: str | None, known: Sequence[ServiceInstance]) -> RegistryError:
+    """Why: nobody registered it, nobody with this tag, or each instance's own reason."""
+    tagged = [instance for instance in known if tag is None or tag in instance.tags]
+    if known and not tagged:
+        return NoHealthyInstanceError(service, f"No instance of {service!r} carries the tag {tag!r}.")
+    return nothing_healthy(service, tagged)
 
 
 _table: weakref.WeakValueDictionary[ConsulConfig, Directory] = weakref.WeakValueDictionary()
