@@ -41,8 +41,4 @@ class Asked(Generic[T]):
         """The same, without blocking the event loop."""
         if self._future.done():
             return
-        waiter = asyncio.wrap_future(self._future)
-        try:
-            await asyncio.wait([waiter], timeout=max(0.0, until - time.monotonic()))
-        finally:
-            waiter.cancel()  # else the answer would be brought to an event loop that may have ended
+        await asyncio.wait([asyncio.wrap_future(self._future)], timeout=max(0.0, until - time.monotonic()))

@@ -216,14 +216,72 @@ def test_a_frozen_consul_is_waited_for_once(agent, directory):
     roster = directory(agent.config).roster("api")
     agent.freeze()
     try:
-        with pytest.raises(ConsulUnavailableError, match="didn't answer in time"):
-            group(roster, timeout_s=0.2)
-        # The second doesn't wait at all, however long it would have.
-        with ThreadPoolExecutor(1) as pool, pytest.raises(ConsulUnavailableError):
-            pool.submit(group, roster, timeout_s=3600.0).result(timeout=30)
+        for timeout_s in (0.1, 3600.0, 3600.0, 3600.0):
+            with ThreadPoolExecutor(1) as pool, pytest.raises(ConsulUnavailableError, match="didn't answer in time"):
+                pool.submit(group, roster, timeout_s=timeout_s).result(timeout=30)
+        assert list(roster._to_wait_for(3600.0, same_node=False))[-1][1] < time.monotonic(), "nobody waits any more"
     finally:
         agent.thaw()
     wait_until(lambda: roster.state().source == "Consul", what="the answer")
+    assert ports(group(roster)) == [1001]
+
+
+def test_who_has_no_time_or_is_cancelled_does_not_spoil_the_first_lookup_for_others(agent, directory, recording_proxy):
+    register(agent, 1001)
+    proxy = recording_proxy(agent)
+    proxy.spoil(LOOKUP, delay_s=0.3)
+    roster = directory(proxy.config).roster("api")
+
+    async def calls() -> list[int]:
+        patient = asyncio.create_task(roster.group_async(None, same_node=False, timeout_s=30.0))
+        cancelled = asyncio.create_task(roster.group_async(None, same_node=False, timeout_s=30.0))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(ConsulUnavailableError, match="didn't answer in time"):
+            await roster.group_async(None, same_node=False, timeout_s=0.01)
+        return ports(await patient)
+
+    assert asyncio.run(calls()) == [1001]
+    assert lookups(proxy) == 1
+
+
+def test_a_refusal_outweighs_a_file_but_not_what_was_heard(agent, directory, recording_proxy, tmp_path):
+    register(agent, 1001)
+    proxy = recording_proxy(agent)
+    before = directory(proxy.config, folder=tmp_path).roster("api")
+    assert ports(group(before)) == [1001]
+    proxy.spoil(LOOKUP, status=403)
+    register(agent, 1002)  # ends the blocking query
+    wait_until(lambda: "denied" in before.state().problem, what="the refusal")
+    assert 1001 in ports(group(before))
+    with pytest.raises(ConsulPermissionError):
+        group(directory(proxy.config, folder=tmp_path).roster("api"))
+
+
+def test_a_list_that_acls_have_emptied_is_no_proof_of_absence(agent, directory, recording_proxy):
+    proxy = recording_proxy(agent)
+    proxy.spoil(LOOKUP, body=b"[]", headers={"X-Consul-Results-Filtered-By-ACLs": "true"})
+    with pytest.raises(ConsulPermissionError, match="keeps 'api' from us"):
+        group(directory(proxy.config).roster("api"))
+
+
+def test_an_outage_of_consul_is_no_busy_loop_and_no_thread_for_each_call(directory, recording_proxy, agent, caplog):
+    proxy = recording_proxy(agent)
+    proxy.spoil(LOOKUP, status=500)
+    roster = directory(proxy.config).roster("api")
+    with pytest.raises(ConsulUnavailableError, match="500"):
+        group(roster)
+    threads = threading.active_count()
+    for _ in range(200):
+        with pytest.raises(ConsulUnavailableError, match="500"):
+            group(roster, same_node=True)
+    assert threading.active_count() <= threads
+    # More than one would have to be half a second apart.
+    assert lookups(proxy) <= 3
+    assert sum("are not heard of" in message for message in caplog.messages) == 1
+    proxy.mend()
+    register(agent, 1001)
+    wait_until(lambda: not roster.state().problem, what="Consul to be heard")
     assert ports(group(roster)) == [1001]
 
 
@@ -252,17 +310,21 @@ def test_what_is_not_used_is_not_watched_and_what_is_used_again_is_looked_up(age
     register(agent, 1001)
     proxy = recording_proxy(agent)
     shared = directory(proxy.config, idle_s=0.3)
-    roster = shared.roster("api")
-    group(roster)
-    register(agent, 1002)
-    wait_until(lambda: 1002 in ports(group(roster)), what="the change")
-    roster.used = False
-    time.sleep(0.4)  # what is to be seen is that time passes unused
-    register(agent, 1003)  # wakes it
-    wait_until(lambda: roster.known_group(None, same_node=False) is None, what="the watch to end")
+    first = group(shared.roster("api")).endpoints
+    wait_until(lambda: shared._rosters["api"].known_group(None, same_node=False) is None, what="the watch to end")
     before = lookups(proxy)
-    assert 1003 in ports(group(shared.roster("api")))
+    register(agent, 1002)
+    again = group(shared.roster("api"))
+    assert ports(again) == [1001, 1002]
+    assert first[0] in again.endpoints, "what was learnt of it is kept"
     assert lookups(proxy) == before + 1
+
+
+def test_a_service_that_is_not_there_is_forgotten_when_nobody_asks(agent, directory):
+    shared = directory(agent.config, idle_s=0.1)
+    with pytest.raises(NoSuchServiceError):
+        group(shared.roster("nobody"))
+    wait_until(lambda: not shared._rosters, what="it to be forgotten")
 
 
 def test_nothing_keeps_a_directory_that_nobody_holds(agent, directory):

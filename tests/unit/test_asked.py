@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 
 import pytest
@@ -37,12 +36,3 @@ async def test_a_cancelled_task_leaves_it_open_for_the_others():
     assert not asked.is_settled()
     asked.settle(1)
     await patient
-
-
-def test_an_answer_that_comes_after_its_event_loop_has_ended_disturbs_nobody(caplog):
-    asked = Asked[int]()
-    with caplog.at_level(logging.DEBUG):
-        asyncio.run(asked.wait_async(time.monotonic() + 0.01))
-        asked.settle(1)
-    assert asked.answer == 1
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
