@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from registry_admin.consul import validation
 from registry_admin.consul.registry import ServiceRegistry
+from registry_admin.discovery.directory import Directory
 from registry_admin.discovery.explanation import Explanation
-from registry_admin.discovery.roster import Directory
 from registry_admin.errors import RegistryError
 
 

@@ -12,11 +12,11 @@ import requests
 
 from registry_admin.consul.registry import ServiceRegistry
 from registry_admin.discovery import balancing, context
+from registry_admin.discovery.directory import Directory
 from registry_admin.discovery.explanation import Explanation
 from registry_admin.discovery.policy import Attempt, AttemptError, Call, CallReport, Rules, Sending
 from registry_admin.discovery.reply import BODY_LIMIT
 from registry_admin.discovery.request import CallRequest, Data, Params, build_request
-from registry_admin.discovery.roster import Directory
 from registry_admin.discovery.transport import Exchange, SyncTransport, first_readable
 from registry_admin.errors import InvalidValueError, RegistryError
 

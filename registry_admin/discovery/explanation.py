@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from registry_admin.consul.types import Health, ServiceInstance
+from registry_admin.discovery.directory import Directory
 from registry_admin.discovery.endpoint import Endpoint
-from registry_admin.discovery.roster import Directory
 
 _SHOWN = 100  # characters of an output
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ServiceRegistry, ServiceSpec
-from registry_admin.discovery import roster
+from registry_admin.discovery import directory as directories
 from tests.consul.calling import BothClients
 from tests.consul.raw_service import Answer, RawService
 from tests.parts import ConsulAgent, free_port, wait_until
@@ -54,7 +54,7 @@ def api(agent: ConsulAgent) -> Iterator[ConsulApi]:
 def _no_watch_is_left(consul_agent: ConsulAgent) -> Iterator[None]:
     """A watch ends with the next reply once its service is idle; in a test without sockets it would fail."""
     yield
-    for directory in list(roster._all):
+    for directory in list(directories._all):
         directory.idle_s = -1
     for thread in watches():
         body = {"Name": thread.name.removeprefix("watch-"), "Port": 1}
@@ -70,7 +70,7 @@ def watches() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 def _nothing_known_from_before() -> None:
     """What an earlier test's client knew lasts until it is collected; the next one is to begin without it."""
-    roster._table.clear()
+    directories._table.clear()
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -20,7 +20,8 @@ from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, ConsulConfig,
 from registry_admin.discovery import belief
 from registry_admin.discovery.balancing import Group
 from registry_admin.discovery.cache import Cache
-from registry_admin.discovery.roster import Directory, Roster
+from registry_admin.discovery.directory import Directory
+from registry_admin.discovery.roster import Roster
 from registry_admin.errors import (
     ConsulPermissionError,
     ConsulUnavailableError,
@@ -337,6 +338,7 @@ def test_nothing_keeps_a_directory_that_nobody_holds(agent, directory):
     assert gone() is None
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12: there are threads, that is the point
 def test_a_forked_child_knows_what_its_parent_knew_and_watches_for_itself(agent, directory):
     register(agent, 1001)
     shared = directory(agent.config)
