@@ -24,7 +24,8 @@ from registry_admin.errors import ConfigurationError, ConsulUnavailableError, In
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 10.0
+KEEP_ALIVE_S = 2.0  # an agent that has lost its state is told again so soon
+FIRST_POLL_S, LONGEST_POLL_S = 0.01, 0.05  # of itself, so that it can be called right after it has begun to answer
 RETRY_S = 5.0  # the longest wait between two tries while Consul is away
 REFUSED_RETRY_S = 30.0  # and while it refuses: a person has to mend something first
 UNHEALTHY_S = 10.0  # it accepts connections but doesn't pass its own health check: register it, so that people see it
@@ -195,13 +196,13 @@ class Registration:
 
     def _await_service(self, spec: ServiceSpec) -> None:
         """Returns once the process passes its own check, or has had enough time to."""
-        began, delay = time.monotonic(), 0.02
+        began, delay = time.monotonic(), FIRST_POLL_S
         while not self._stopping.is_set() and (answer := probe.ask(spec)) is not Answer.HEALTHY:
             if time.monotonic() - began > (UNHEALTHY_S if answer is Answer.UNHEALTHY else SILENT_S):
                 logger.warning("%s registers as critical: at %s:%s %s.", *_where(spec), answer.value)
                 return
             self._stopping.wait(delay)
-            delay = min(1.0, delay * 1.5)
+            delay = min(LONGEST_POLL_S, delay * 1.5)
 
     def _ensure(self, registry: ServiceRegistry, spec: ServiceSpec) -> None:
         """Registers if it has to. The inventory may have changed anything but META_SELF: that is not ours to undo."""

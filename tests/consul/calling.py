@@ -10,6 +10,7 @@ import requests
 
 from registry_admin.consul import ServiceRegistry
 from registry_admin.discovery import ServiceDiscoveryClient, SyncServiceDiscoveryClient
+from registry_admin.discovery.explanation import Explanation
 from registry_admin.errors import RegistryError
 
 
@@ -54,6 +55,9 @@ class BothClients:
 
     def call_service(self, *args: Any, **options: Any) -> requests.Response:
         return self._run(self._client.call_service(*args, **options))
+
+    def explain(self, service: str) -> Explanation:
+        return self._client.explain(service)
 
     def shorthand(self, verb: str, *args: Any) -> requests.Response:
         return self._run(getattr(self._client, verb)(*args))
