@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from registry_admin.discovery import lifespan
+from registry_admin.discovery.asgi import PropagateContext
 
 MAX_BODY = 64 * 1024  # bytes
 MAX_CARDS = 1000  # the oldest give way
@@ -28,6 +29,7 @@ os.environ.setdefault("SERVICE_PORT", "8000")
 
 registration = lifespan()
 app = FastAPI(title="backend-api", lifespan=registration)
+app.add_middleware(PropagateContext)
 cards: deque[dict[str, Any]] = deque(maxlen=MAX_CARDS)
 
 

@@ -59,7 +59,11 @@ if not settings.configured:
             "handlers": {"stderr": {"class": "logging.StreamHandler"}},
             "loggers": {"registry_admin": {"handlers": ["stderr"], "level": "INFO"}},
         },
-        MIDDLEWARE=["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"],
+        MIDDLEWARE=[
+            "registry_admin.autoregister.middleware.propagate_context",
+            "django.middleware.security.SecurityMiddleware",
+            "django.middleware.common.CommonMiddleware",
+        ],
         ROOT_URLCONF=__name__,
         SECRET_KEY=secrets.token_urlsafe(50),  # signs nothing here, so each process may have its own
         USE_TZ=True,

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Unpack
 
 from registry_admin.consul.registry import ServiceRegistry
+from registry_admin.discovery.context import propagated
 from registry_admin.discovery.identity import IdentityOptions
 from registry_admin.discovery.registration import Registration
 
@@ -61,3 +62,22 @@ def lifespan(
     application's own lifespan, if it has one; it runs around the registration.
     """
     return Lifespan(Registration(name, registry=registry, **options), wrap)
+
+
+class PropagateContext:
+    """ASGI middleware: calls made for a request carry on its ID and trace, and meet its deadline.
+
+    `app.add_middleware(PropagateContext)`, or `app = PropagateContext(app)`.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """Called by the server."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        with propagated(headers):
+            await self._app(scope, receive, send)
