@@ -90,6 +90,9 @@ class PowerOfTwo:
                 second = group.at(self._share())
                 if second is not first:
                     return first, second
+            number = int(self._share() * len(group.endpoints))  # one outweighs all others, so any of those will do
+            second = group.endpoints[number]
+            return first, second if second is not first else group.endpoints[number - 1]
         one = self._draw(group, tried, now, repeatable=repeatable) or _one_of(_untried(group, tried), self._share())
         if one is None or one.probing:
             return one, None

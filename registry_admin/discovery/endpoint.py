@@ -71,7 +71,7 @@ class Endpoint:
 
     def update(self, instance: ServiceInstance) -> None:
         """Consul tells something new of the same address and port."""
-        self.instance, self.url, self.weight = instance, instance.url, instance.weight
+        self.instance, self.url, self.weight = instance, instance.url, max(1, instance.weight)
 
     @property
     def latency(self) -> float | None:

@@ -7,9 +7,10 @@ import pickle
 import zlib
 
 import pytest
+import requests
 
 from registry_admin.discovery.policy import AttemptError, Outcome
-from registry_admin.discovery.reply import Body, build_response
+from registry_admin.discovery.reply import Body, Reply
 from registry_admin.discovery.request import build_request
 
 LIMIT = 100_000
@@ -92,10 +93,24 @@ def test_a_broken_body_is_no_reply(sent, encoding, outcome):
 
 
 def test_the_response_is_whole_and_holds_no_connection():
-    request = build_request("api", "/x").prepared("http://10.0.0.1:80")
     headers = [("Content-Type", "application/json; charset=utf-8"), ("Set-Cookie", "a=1"), ("set-cookie", "b=2")]
-    made = build_response(request, status=404, reason="Not Found", headers=headers, content=b'{"a": 1}', elapsed_s=0.25)
+    made = Reply(
+        build_request("api", "/x"),
+        "http://10.0.0.1:80",
+        sent={"X-Request-ID": "7"},
+        status=404,
+        reason="Not Found",
+        headers=headers,
+        content=b'{"a": 1}',
+        elapsed_s=0.25,
+    )
     response = pickle.loads(pickle.dumps(made))
+    assert isinstance(made, requests.Response)
+    assert (made.request.method, made.request.url) == ("GET", "http://10.0.0.1:80/x")
+    assert made.request.headers["x-request-id"] == "7"
+    assert (response.request.headers["x-request-id"], list(response.cookies), response.history) == ("7", [], [])
+    with pytest.raises(requests.HTTPError, match="404 Client Error"):
+        response.raise_for_status()
     assert (response.status_code, response.ok, response.url) == (404, False, "http://10.0.0.1:80/x")
     assert (response.json(), response.text, response.encoding) == ({"a": 1}, '{"a": 1}', "utf-8")
     assert response.headers["set-cookie"] == "a=1, b=2"
