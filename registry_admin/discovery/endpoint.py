@@ -103,7 +103,7 @@ class Endpoint:
         with self.outliers.lock:
             self._end(now)
             server_error = reason.startswith("status ")
-            if server_error or took > self._latency:
+            if server_error or (took > self._latency and not refused):  # refusing is quick, and says nothing
                 self._sample(now, took)
             self.failures_in_row += 1
             self._refused = refused

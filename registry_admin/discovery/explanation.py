@@ -54,7 +54,9 @@ class ExplainedInstance:
         """In a few words."""
         if not self.called:
             return "not called"
-        return f"left out for {self.ejected_for_s:.1f} s" if self.ejected_for_s else "called"
+        if self.ejected_for_s:
+            return f"left out for {self.ejected_for_s:.1f} s"
+        return "to be tried again" if self.reason else "called"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,11 @@ class Explanation:
         return asdict(self)
 
     def __str__(self) -> str:
-        called = sum(one.called and not one.ejected_for_s for one in self.instances)
+        called = sum(one.state == "called" for one in self.instances)
         lines = [
-            f"{self.service}: {called} of {len(self.instances)} instances are called",
+            f"{self.service}: {called} of {len(self.instances)} instances are called"
+            if self.instances
+            else f"{self.service}: no instance is known",
             f"known from {self.source} at {self.consul}, {_age(self.age_s)} ago",
         ]
         if self.problem:

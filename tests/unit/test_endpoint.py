@@ -136,6 +136,14 @@ def test_latency_rises_at_once_and_falls_slowly():
     assert one.cost(1.2) > one.cost(10.0) > one.cost(60.0)
 
 
+def test_refusing_is_quick_and_says_nothing_about_latency():
+    one, _ = endpoints(2)
+    fail(one, 1.0, times=1, reason="connection refused", refused=True)
+    assert one.latency is None
+    fail(one, 1.0, times=1, reason="no answer in time")
+    assert one.latency == 0.001
+
+
 def test_a_service_that_shrinks_forgets_who_was_ejected():
     one, two, three, four = endpoints(4)
     fail(one, 1.0)
