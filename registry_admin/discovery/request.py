@@ -16,6 +16,7 @@ from requests.structures import CaseInsensitiveDict
 
 from registry_admin import __version__
 from registry_admin.consul import validation
+from registry_admin.discovery.context import TIMEOUT_HEADER
 from registry_admin.discovery.policy import is_repeatable
 from registry_admin.errors import InvalidValueError
 
@@ -138,6 +139,7 @@ def _headers(given: Mapping[str, str] | None, content_type: str) -> dict[str, st
     sent.update(validation.headers(given or {}))
     if content_type:
         sent.setdefault("Content-Type", content_type)
+    sent.pop(TIMEOUT_HEADER, None)  # handed on from a request, perhaps: each attempt tells what is left by then
     return dict(sent)
 
 

@@ -155,3 +155,11 @@ def test_no_secret_is_in_an_error():
     with pytest.raises(InvalidValueError) as caught:
         build_request("api", "/", json={"password": "s3cret", "x": math.nan})
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_deadline_that_was_handed_on_gives_way_to_that_of_each_attempt():
+    request = build_request("api", "/x", headers={"x-request-timeout-ms": "999999", "X-Own": "1"})
+    head = request.head("http://10.0.0.1:80", {"X-Request-Timeout-Ms": "7"})
+    assert head.lower().count(b"x-request-timeout-ms") == 1
+    assert b"X-Request-Timeout-Ms: 7\r\n" in head
+    assert b"X-Own: 1\r\n" in head
