@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -83,6 +84,34 @@ def test_an_instance_that_answers_5xx_is_left_out_and_comes_back_when_it_is_well
     ill.status = 200
     before = len(ill.requests)
     wait_until(lambda: caller.get("api") and len(ill.requests) > before + 5, 30, what="it to be back")
+
+
+@pytest.mark.parametrize("balancing", ["round-robin", "random", "power-of-two"])
+def test_what_may_be_repeated_is_sent_beside_a_silent_attempt_and_what_may_not_is_waited_for(
+    make_client, add, http_service, balancing
+):
+    released = threading.Event()
+
+    def answer_late(handler: Any, request: Any) -> None:
+        if request.method == "GET":
+            released.wait(30)
+        late.plain_answer(handler, request)
+
+    late, quick = http_service(body=b"late", answer=answer_late), http_service(body=b"quick")
+    add(late)
+    add(quick)
+    attempts = Attempts()
+    caller = make_client(balancing=balancing, hedge_after=0.05, on_attempt=attempts.append)
+    wait_until(lambda: caller.get("api", timeout=20).text == "quick" and late.requests)
+    assert {caller.get("api", timeout=20).text for _ in range(5)} == {"quick"}
+    released.set()
+    overtaken = [attempt for attempt in attempts if attempt.detail == "another instance answered first"]
+    assert {attempt.url for attempt in overtaken} == {late.url}
+    for service in (late, quick):
+        service.requests.clear()
+    for _ in range(6):
+        caller.post("api", timeout=20)
+    assert len(late.requests) + len(quick.requests) == 6, "each was sent once"
 
 
 def test_never_more_than_half_are_left_out(make_client, add, http_service):
