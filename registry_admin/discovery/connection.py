@@ -80,12 +80,12 @@ class Connection:
         self.sock: socket.socket = self._http.sock
         self._wire = _Wire(self.sock)
         self._stream = _Stream(self._wire)
-        self._used_at = 0.0
+        self.sent_at = 0.0
 
     def send(self, head: bytes, body: bytes | None, *, deadline: float) -> None:
         """Sends a request; from now on everything is over at the deadline."""
         self._wire.deadline = deadline
-        self._used_at = now = time.monotonic()
+        self.sent_at = now = time.monotonic()
         if deadline <= now:
             raise TimeoutError
         self.sock.settimeout(deadline - now)
@@ -111,7 +111,7 @@ class Connection:
 
     def may_be_reused(self) -> bool:
         """False where it was idle for so long that the other side may be hanging up, or said what nobody asked for."""
-        if time.monotonic() - self._used_at >= KEPT_ALIVE_S or self.is_readable:
+        if time.monotonic() - self.sent_at >= KEPT_ALIVE_S or self.is_readable:
             return False
         self._wire.deadline = 0.0
         return not self._stream.peek(1)

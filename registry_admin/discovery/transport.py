@@ -57,11 +57,11 @@ class SyncTransport:
 
     def finish(self, exchange: Exchange, connection: Connection) -> requests.Response:
         """See Exchange."""
-        request, began = exchange.request, time.monotonic()
+        request = exchange.request
         try:
             reply = StrictReply(connection, method=request.method)  # type: ignore[arg-type]  # it only asks for a file
             reply.begin()
-            elapsed_s = time.monotonic() - began
+            elapsed_s = time.monotonic() - connection.sent_at
             length = reply.headers.get("content-length")
             body = Body(self._body_limit, announced=None if request.method == "HEAD" else length)
             if reply.length is not None and reply.length <= CHUNK:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -65,6 +66,16 @@ def test_a_call_reaches_the_service_as_it_was_meant(caller, add, http_service):
         "x-request-id", "x-request-timeout-ms", "traceparent",
     }  # fmt: skip
     assert 0 < int(sent["x-request-timeout-ms"]) <= 10_000
+
+
+def test_a_reply_tells_how_long_it_was_waited_for(caller, add, http_service):
+    def answer(handler, request):
+        time.sleep(0.1)  # what is to be seen is that time passes
+        service.plain_answer(handler, request)
+
+    service = http_service(answer=answer)
+    add(service)
+    assert caller.get("api").elapsed.total_seconds() >= 0.1
 
 
 @pytest.mark.parametrize("verb", ["get", "post", "put", "patch", "delete"])
