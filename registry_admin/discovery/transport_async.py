@@ -24,7 +24,6 @@ from registry_admin.discovery.request import CallRequest
 _CONNECTIONS_PER_INSTANCE = 100  # a limit over all of them would let one frozen instance starve the others
 _VERSIONS = (aiohttp.HttpVersion10, aiohttp.HttpVersion11)
 _LARGE = 1024 * 1024  # bytes; written at once they would hold up the event loop
-_JUST_NOW_S = 0.002
 _NOTHING_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -44,7 +43,6 @@ class AsyncTransport:
         self._body_limit = body_limit
         self._kept: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession, None]] = {}
         self._sessions: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
-        self._polled_at = 0.0
 
     async def send(self, request: CallRequest, root: str, *, headers: Mapping[str, str]) -> requests.Response:
         """Sends `request`, with `headers` beside its own, to the instance at `root`, and reads its reply to the end.
@@ -54,10 +52,7 @@ class AsyncTransport:
         session = self._sessions.get(asyncio.get_running_loop())
         if session is None or session.closed:
             session = await self._new_session()
-        now = time.monotonic()
-        if now - self._polled_at > _JUST_NOW_S:  # else it has looked at its sockets since the last call
-            await asyncio.sleep(0)  # lets the loop notice which of the idle connections have been closed
-        self._polled_at = now
+        await asyncio.sleep(0)  # lets the loop notice which idle connections were closed, or said what nobody asked for
         try:
             return await self._exchange(session, request, root, headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

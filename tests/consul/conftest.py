@@ -60,7 +60,7 @@ def _no_watch_is_left(consul_agent: ConsulAgent) -> Iterator[None]:
         body = {"Name": thread.name.removeprefix("watch-"), "Port": 1}
         consul_agent.request("PUT", "/v1/agent/service/register", body=body)
     consul_agent.forget_services()
-    wait_until(lambda: not watches(), 30, "the end of every watch")
+    wait_until(lambda: not watches(), 90, "the end of every watch")  # a frozen Consul's lasts some 42 s
 
 
 def watches() -> list[threading.Thread]:
