@@ -133,8 +133,8 @@ class Connections:
     def take(self, root: str, *, deadline: float) -> Connection:
         """An idle one, the one used last first, or a new one; raises what Connection raises."""
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self.close()  # our copies: the parent goes on with its own
+            self._pid = os.getpid()  # only now: until then no thread may take one
         idle = self._idle.get(root)
         while idle:
             try:

@@ -21,6 +21,7 @@ RETRIED_STATUSES = frozenset({429, 502, 503, 504})  # said by who can't serve no
 BACKOFF_S = 0.025  # doubles with each attempt
 LONGEST_BACKOFF_S = 1.0
 LONGEST_RETRY_AFTER_S = 1.0  # an instance that wants more is overloaded or hostile; another one may do
+HASTY_S = 0.05  # who was given less than this by its caller, and wasn't done in it, is not to blame
 PROBE_PATIENCE_S = 0.25  # an instance that was ejected has to prove itself; the call needn't wait for it
 
 
@@ -166,7 +167,7 @@ class Call(Generic[R]):
         self._rules = rules
         self._clock = clock
         self._random_share = random_share
-        self._timeout_s = timeout_s
+        self._timeout_s = max(0.0, timeout_s)
         self._began = clock()
         self.deadline = self._began + timeout_s
         self._group: Group | None = None
@@ -186,7 +187,7 @@ class Call(Generic[R]):
 
     def next(self) -> Sending | None:
         """Where to send now; None where a reply is final or nothing more may be tried."""
-        if self.is_over:
+        if self.is_over or not self.remaining():  # it may be over from the start: the request being served is late
             return None
         if not self._tried:
             return self._send(0.0)
@@ -254,6 +255,9 @@ class Call(Generic[R]):
             sending.endpoint.failed(now, took=took, reason=f"status {status}")
         else:
             sending.endpoint.succeeded(now, took=took)
+        if self.is_over:  # another came first, just now, and stays the result
+            self._record(sending, Outcome.REPLIED, f"status {status}", took=took, status=status)
+            return
         self.reply = reply
         self.is_over = not (self._repeatable and status in RETRIED_STATUSES)
         if not self.is_over or self._rules.on_attempt or self._rules.on_call:
@@ -265,6 +269,8 @@ class Call(Generic[R]):
         took = now - sending.began
         if error.outcome is Outcome.UNUSABLE:
             sending.endpoint.succeeded(now, took=took)  # it is there and answers; what it says is another matter
+        elif took < HASTY_S and now >= self.deadline:
+            sending.endpoint.abandoned(now, took=took)
         else:
             refused = error.outcome is Outcome.NOT_SENT
             sending.endpoint.failed(now, took=took, reason=error.detail, refused=refused)

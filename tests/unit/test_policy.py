@@ -294,6 +294,40 @@ def test_the_first_reply_wins_and_the_other_is_not_waited_for():
     assert [endpoint.outstanding for endpoint in trial.endpoints] == [0, 0, 0]
 
 
+def test_a_reply_that_comes_just_after_the_final_one_changes_nothing():
+    trial = Trial()
+    first = trial.send()
+    trial.clock.now += 5
+    beside = trial.call.hedge()
+    trial.call.begun(beside)
+    trial.call.replied(beside, reply(200))
+    trial.call.replied(first, reply(503))
+    assert trial.call.is_over
+    assert trial.call.result().status_code == 200
+    assert trial.send() is None
+    assert [endpoint.outstanding for endpoint in trial.endpoints] == [0, 0, 0]
+
+
+def test_nothing_is_sent_when_the_time_is_over_from_the_start():
+    trial = Trial()
+    trial.clock.now += 10
+    assert trial.send() is None
+    with pytest.raises(DeadlineExceededError):
+        trial.call.result()
+
+
+@pytest.mark.parametrize(("left", "blamed"), [(0.04, 0), (5.0, 1)])
+def test_an_instance_is_not_to_blame_for_what_its_caller_gave_no_time_for(left, blamed):
+    trial = Trial(1)
+    trial.clock.now += 10 - left
+    sending = trial.send()
+    trial.clock.now += left
+    trial.call.failed(sending, AttemptError(Outcome.MAYBE_RECEIVED, "no answer in time"))
+    assert (sending.endpoint.failures_in_row, sending.endpoint.outstanding) == (blamed, 0)
+    with pytest.raises(DeadlineExceededError):
+        trial.call.result()
+
+
 def test_an_attempt_whose_caller_gave_up_is_nobodys_fault():
     trial = Trial()
     sending = trial.send()
