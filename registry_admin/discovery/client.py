@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypedDict, Unpack
@@ -65,6 +66,9 @@ class Client:
     """What the synchronous and the asynchronous client share: the instances, the balancing and the limits."""
 
     def __init__(self, registry: ServiceRegistry | None = None, **options: Unpack[ClientOptions]) -> None:
+        if unknown := options.keys() - ClientOptions.__annotations__.keys():
+            raise TypeError(f"{type(self).__name__} takes no {', '.join(sorted(unknown))}")
+        _check_verify(options.get("verify", True))
         self.registry = registry or ServiceRegistry.from_env()
         self.directory = Directory.of(self.registry)
         self._timeout_s = options.get("timeout", TIMEOUT_S)
@@ -226,6 +230,19 @@ def _land(call: Call[requests.Response], exchange: Exchange, sending: Sending) -
         raise
     else:
         call.replied(sending, reply)
+
+
+def _check_verify(verify: object) -> None:
+    """Here, and not with the first call: a CA file that can't be read is no instance's fault, and "" is not False."""
+    if isinstance(verify, bool):
+        return
+    refusal = InvalidValueError("verify", verify, "give True, False, or the path of a file of CA certificates")
+    if not isinstance(verify, str) or not verify:
+        raise refusal
+    try:
+        ssl.create_default_context(cafile=verify)
+    except (OSError, ValueError):
+        raise refusal from None
 
 
 def _rules(options: ClientOptions) -> Rules:
