@@ -14,6 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import connection
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.dispatch import receiver
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -25,6 +28,14 @@ from tests.inventory.processes import ROOT, Ended, Watching
 from tests.parts import ConsulAgent, FlakyProxy, free_port, wait_until
 
 OWNER = "registry-admin"
+
+
+@receiver(connection_created)
+def _read_beside_writers(connection: BaseDatabaseWrapper, **_: Any) -> None:
+    """Tests' SQLite is in memory and shared by threads: there a reader isn't made to wait for a writer, it fails."""
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA read_uncommitted = 1")
 
 
 @pytest.fixture(autouse=True)
