@@ -14,9 +14,6 @@ from urllib.parse import urlsplit
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import connection
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
-from django.dispatch import receiver
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -30,12 +27,11 @@ from tests.parts import ConsulAgent, FlakyProxy, free_port, wait_until
 OWNER = "registry-admin"
 
 
-@receiver(connection_created)
-def _read_beside_writers(connection: BaseDatabaseWrapper, **_: Any) -> None:
-    """Tests' SQLite is in memory and shared by threads: there a reader isn't made to wait for a writer, it fails."""
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """SQLite in a file, as in real life: in memory threads share it, and then nobody waits for a writer, but fails."""
     if connection.vendor == "sqlite":
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA read_uncommitted = 1")
+        connection.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("sqlite") / "inventory.sqlite3")
 
 
 @pytest.fixture(autouse=True)
