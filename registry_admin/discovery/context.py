@@ -22,7 +22,10 @@ STATE_HEADER = "tracestate"
 _LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
 _TIMEOUT = re.compile("[0-9]{1,12}", re.ASCII)
 _ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
-_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?", re.ASCII)
+_TRACE = re.compile(  # a later version than 00 may say more at its end
+    r"(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?", re.ASCII
+)
+_SAMPLED = 0x01  # the only flag of version 00, which is the one that we speak
 _STATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 
@@ -48,7 +51,7 @@ class Incoming:
         return cls(
             request_id=request_id if _ID.fullmatch(request_id) else "",
             trace_id=trace[1] if trace else "",
-            trace_flags=trace[2] if trace else "00",
+            trace_flags=f"{int(trace[2], 16) & _SAMPLED:02x}" if trace else "00",
             trace_state=state if trace and _STATE.fullmatch(state) else "",
             deadline=deadline,
         )
@@ -93,7 +96,7 @@ class Propagation:
             trace_id = incoming.trace_id or f"{random.getrandbits(128) or 1:032x}"
             parent_id = random.getrandbits(64) or 1
             constant[TRACE_HEADER] = f"00-{trace_id}-{parent_id:016x}-{incoming.trace_flags}"
-            if incoming.trace_state:
+            if incoming.trace_state and STATE_HEADER not in names:
                 constant[STATE_HEADER] = incoming.trace_state
         return cls(constant)
 

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 2.0  # an agent that has lost its state is told again so soon
 FIRST_POLL_S, LONGEST_POLL_S = 0.01, 0.05  # of itself, so that it can be called right after it has begun to answer
-RETRY_S = 5.0  # the longest wait between two tries while Consul is away
-REFUSED_RETRY_S = 30.0  # and while it refuses: a person has to mend something first
+RETRY_S = 2.0  # the longest wait between two tries while Consul is away
+REFUSED_RETRY_S = 30.0  # and while it refuses: mostly a person has to mend something first
+PATIENCE_S = 5.0  # with the other workers, where one of them is just registering or leaving
 UNHEALTHY_S = 10.0  # it accepts connections but doesn't pass its own health check: register it, so that people see it
 SILENT_S = 60.0  # nothing listens at its address, as far as it can tell itself
 _LEAVE_WAIT_S, _LEAVE_CONNECT_S, _LEAVE_READ_S = 0.3, 0.2, 0.5  # a second in all, whatever state Consul is in
@@ -146,15 +147,15 @@ class Registration:
             try:
                 self._keep()
             except ConsulUnavailableError as error:
-                failures += 1
                 self._complain(logging.WARNING, f"will register when Consul is back: {error}")
-                delay = _jittered(min(RETRY_S, 0.25 * 2 ** min(failures, 10)))
+                failures, delay = failures + 1, _pause(failures, longest_s=RETRY_S)
             except (ConfigurationError, InvalidValueError) as error:
                 logger.error("%s does not register itself: %s", self._who, error)  # noqa: TRY400 - no traceback
                 return
             except RegistryError as error:
+                # An agent that has just started may refuse a token that it can't look up yet.
                 self._complain(logging.ERROR, f"can't register: {error}")
-                delay = _jittered(REFUSED_RETRY_S)
+                failures, delay = failures + 1, _pause(failures, longest_s=REFUSED_RETRY_S)
             except Exception:  # a fault of ours must not end the thread: the module would never be registered again
                 logger.exception("%s could not be registered.", self._who)
                 delay = _jittered(REFUSED_RETRY_S)
@@ -183,7 +184,7 @@ class Registration:
         return registry, spec
 
     def _join(self, registry: ServiceRegistry, spec: ServiceSpec) -> None:
-        patience = time.monotonic() + RETRY_S
+        patience = time.monotonic() + PATIENCE_S
         while True:
             with self._gate:
                 if self._stopping.is_set():
@@ -232,7 +233,7 @@ class Registration:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Waits for the other workers to have registered, if they are just doing it; not for ever."""
-        patience = time.monotonic() + RETRY_S
+        patience = time.monotonic() + PATIENCE_S
         with contextlib.ExitStack() as stack:
             while self._membership and not stack.enter_context(self._membership.registering()):
                 if time.monotonic() > patience or self._stopping.wait(0.02):
@@ -284,6 +285,10 @@ def _membership(registry: ServiceRegistry, spec: ServiceSpec) -> Membership:
 
 def _where(spec: ServiceSpec) -> tuple[str, str, int]:
     return spec.id, spec.address, spec.port
+
+
+def _pause(failures: int, *, longest_s: float) -> float:
+    return _jittered(min(longest_s, 0.5 * 2 ** min(failures, 10)))
 
 
 def _jittered(seconds: float) -> float:

@@ -63,6 +63,14 @@ def ids(registry: ServiceRegistry) -> set[str]:
     return set(registry.api.agent_instances())
 
 
+def pass_on(agent: ConsulAgent, handler: Any, request: Any) -> None:
+    reply = requests.request(request.method, agent.url + request.path, data=request.body, timeout=10)
+    handler.send_response(reply.status_code)
+    handler.send_header("Content-Length", str(len(reply.content)))
+    handler.end_headers()
+    handler.wfile.write(reply.content)
+
+
 # -- entering -------------------------------------------------------------------------------------------------------
 
 
@@ -160,28 +168,18 @@ def test_one_that_was_taken_out_while_unhealthy_comes_back_when_it_answers(begin
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("marked_by", ["this release", "the next release"])
 def test_what_others_change_is_not_undone(begin, consul_agent, http_service, marked_by):
-    looks = []
-
-    def pass_on(handler: Any, request: Any) -> None:
-        looks.append(request)
-        reply = requests.request(request.method, consul_agent.url + request.path, data=request.body, timeout=10)
-        handler.send_response(reply.status_code)
-        handler.send_header("Content-Length", str(len(reply.content)))
-        handler.end_headers()
-        handler.wfile.write(reply.content)
-
-    between = http_service(answer=pass_on)
+    between = http_service(answer=lambda handler, request: pass_on(consul_agent, handler, request))
     registry = ServiceRegistry(config=ConsulConfig(host=between.host, port=between.port))
     spec = quiet_spec()
     assert begin(spec, registry=registry).wait(10)
     direct = ServiceRegistry(config=consul_agent.config)
     edited = quiet_spec(tags=("edited",), weight=7)
     direct.api.register(edited, marks={META_SELF: spec.digest if marked_by == "this release" else edited.digest})
-    seen = len(looks)
-    wait_until(lambda: len(looks) > seen + 2, what="two more looks")
+    seen = len(between.requests)
+    wait_until(lambda: len(between.requests) > seen + 2, what="two more looks")
     found = direct.api.agent_instances()[spec.id]
     assert (found.tags, found.weight) == (("edited",), 7)
-    assert [one.path for one in looks].count("/v1/agent/service/register") == 1
+    assert [one.path for one in between.requests].count("/v1/agent/service/register") == 1
 
 
 # -- Consul away ----------------------------------------------------------------------------------------------------
@@ -236,6 +234,18 @@ def test_what_consul_refuses_is_said_once(begin, guarded_agent, caplog):
     wait_until(lambda: caplog.records, what="a line in the log")
     assert "can't register" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def test_a_refusal_that_is_soon_over_is_tried_again_soon(begin, consul_agent, http_service):
+    def refuse_at_first(handler, request):
+        if len(between.requests) > 2:
+            pass_on(consul_agent, handler, request)
+        else:
+            between.plain_answer(handler, request)
+
+    between = http_service(status=403, body=b"ACL not found", answer=refuse_at_first)
+    registry = ServiceRegistry(config=ConsulConfig(host=between.host, port=between.port))
+    assert begin(quiet_spec(), registry=registry).wait(registration.REFUSED_RETRY_S / 2)
 
 
 # -- wrong settings -------------------------------------------------------------------------------------------------

@@ -36,6 +36,11 @@ class Server:
     def is_registered(self) -> bool:
         return self.service_id in self.consul.request("GET", "/v1/agent/services")
 
+    def health(self) -> str:
+        """What Consul's own check of it says: `passing`, `critical`."""
+        checks = self.consul.request("GET", "/v1/agent/checks").values()
+        return next((str(check["Status"]) for check in checks if check["ServiceID"] == self.service_id), "")
+
     def count(self, verb: str) -> int:
         """How often Consul was asked to `register` or `deregister`."""
         paths = [request.path for request in list(self.heard.requests) if request.method == "PUT"]

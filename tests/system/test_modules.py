@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
-from tests.parts import wait_until
+from tests.parts import ConsulAgent, HttpService, wait_until
 
 if TYPE_CHECKING:
     from tests.system.servers import Server
@@ -72,6 +74,81 @@ def test_without_a_backend_the_answer_says_why(research):
     assert "backend-api" in answer.json()["error"]
     assert "Traceback" not in answer.text
 
+
+# -- what came with a request goes on to the services that are called for it -------------------------------------------
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+CARRIED = {
+    "X-Request-ID": "card-7",
+    "X-Request-Timeout-Ms": "8000",  # less than calls have by default
+    "traceparent": f"00-{TRACE_ID}-b7ad6b7169203331-01",
+    "tracestate": "vendor=1",
+}
+FRONT = """
+from fastapi import FastAPI
+from registry_admin.discovery import acall_service
+from registry_admin.discovery.asgi import PropagateContext
+
+app = FastAPI()
+app.add_middleware(PropagateContext)
+
+@app.get("/health")
+async def health():
+    return "ok"
+
+@app.post("/enrich")
+async def enrich():
+    return (await acall_service("research-api", "/enrich", method="POST", json={"title": "x"})).json()
+"""
+
+
+@pytest.fixture
+def front(serve: Callable[..., Server], tmp_path: Path) -> Server:
+    """A third module, which calls research-api asynchronously."""
+    (tmp_path / "front.py").write_text(FRONT)
+    server = serve("uvicorn", "--port", "{port}", "--app-dir", str(tmp_path), "front:app", name="front")
+    wait_until(server.answers, 30, "an answer")
+    return server
+
+
+@pytest.fixture
+def recorder(http_service: Callable[..., HttpService], consul_agent: ConsulAgent) -> HttpService:
+    """In place of a backend-api: remembers what it was sent."""
+    service = http_service(body=b'{"served_by": "recorder"}')
+    instance = {"Name": "backend-api", "Address": service.host, "Port": service.port}
+    consul_agent.request("PUT", "/v1/agent/service/register", body=instance)
+    return service
+
+
+def test_id_trace_and_deadline_go_on_from_module_to_module(front, research, recorder):
+    answer = enrich(front, headers=CARRIED)
+    assert answer.json()["served_by"] == "recorder"
+    (received,) = recorder.requests
+    assert received.headers["X-Request-ID"] == "card-7"
+    assert received.headers["tracestate"] == "vendor=1"
+    version, trace_id, parent_id, flags = received.headers["traceparent"].split("-")
+    assert (version, trace_id, flags) == ("00", TRACE_ID, "01")
+    assert parent_id != "b7ad6b7169203331"
+    assert 0 < int(received.headers["X-Request-Timeout-Ms"]) < 8000
+
+
+def test_a_deadline_that_came_along_ends_the_call(research, recorder):
+    released = threading.Event()
+    recorder.answer = lambda handler, request: (released.wait(30), recorder.plain_answer(handler, request))
+    answer = enrich(research, json={"title": "x"}, headers={"X-Request-Timeout-Ms": "300"})
+    released.set()
+    assert answer.status_code == 504
+
+
+def test_a_request_that_carries_nothing_gets_an_id_and_a_trace(research, recorder):
+    sent = [enrich(research) for _ in range(2)]
+    assert {answer.status_code for answer in sent} == {200}
+    first, second = (request.headers for request in recorder.requests)
+    assert first["X-Request-ID"] != second["X-Request-ID"]
+    assert first["traceparent"] != second["traceparent"]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
 
 REFUSED_BY_RESEARCH = [
     ({"data": "{nonsense"}, 400),

@@ -82,7 +82,23 @@ def test_killing_everything_leaves_it_to_consuls_check(serve: Callable[..., Serv
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     server.process.wait()
-    assert server.is_registered()
+    wait_until(lambda: server.health() == "critical", 30, "Consul's own check")
+    assert server.count("deregister") == 0
+
+
+def test_an_agent_that_lost_everything_gets_the_module_back(
+    serve: Callable[..., Server], make_agent: Callable[..., ConsulAgent]
+) -> None:
+    agent = make_agent()
+    serve(*gunicorn("uvicorn", workers=2), environ={"CONSUL_HTTP_ADDR": agent.url})
+
+    def is_callable() -> bool:
+        return len(agent.request("GET", "/v1/health/service/module?passing")) == 1
+
+    wait_until(is_callable, 30, "the registration")
+    agent.stop()
+    agent.start()
+    wait_until(is_callable, 30, "the registration to come back")
 
 
 @pytest.mark.parametrize(
