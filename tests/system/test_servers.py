@@ -90,7 +90,8 @@ def test_an_agent_that_lost_everything_gets_the_module_back(
     serve: Callable[..., Server], make_agent: Callable[..., ConsulAgent]
 ) -> None:
     agent = make_agent()
-    serve(*gunicorn("uvicorn", workers=2), environ={"CONSUL_HTTP_ADDR": agent.url})
+    # One worker: another that is still to register would hide whether the first one noticed.
+    serve(*gunicorn("uvicorn", workers=1), environ={"CONSUL_HTTP_ADDR": agent.url})
 
     def is_callable() -> bool:
         return len(agent.request("GET", "/v1/health/service/module?passing")) == 1
