@@ -15,11 +15,11 @@ from registry_admin.inventory.bulk import update_rows
 from registry_admin.inventory.models import Instance, Service, SyncStatus
 from registry_admin.inventory.selectors import DeclaredRow, Inventory
 from registry_admin.inventory.storable import cut, storable
-from registry_admin.reconcile.plan import Plan
+from registry_admin.reconcile.plan import Action, Plan, PlanItem
 
 _JUDGED = (
-    "sync_status", "sync_reason", "differences", "departed", "claimed", "applied_digest", "evicted_at",
-    "evicted_reason",
+    "sync_status", "sync_reason", "sync_cause", "sync_action", "differences", "departed", "claimed", "applied_digest",
+    "evicted_at", "evicted_reason",
 )  # fmt: skip
 _MAX_REASON = 500
 
@@ -33,10 +33,10 @@ _RANK = {status.value: number for number, status in enumerate(_URGENCY)}
 Verdict = tuple[Any, ...]  # a value for each of _JUDGED
 
 
-def record(inventory: Inventory, observation: Observation, plan: Plan, *, evictions: Mapping[str, str]) -> None:
+def record(inventory: Inventory, observation: Observation, plan: Plan, *, evictions: Mapping[str, str]) -> bool:
     """Brings every declared instance and service to it, within the caller's transaction; only what differs is written.
 
-    `evictions`: what was just taken out, by instance ID, and why.
+    `evictions`: what was just taken out, by instance ID, and why. Returns whether anything did differ.
     """
     judge = _Judge(inventory, observation, plan, evictions=evictions)
     verdicts = [(row, judge.verdict(row)) for row in inventory.rows.values()]
@@ -45,6 +45,7 @@ def record(inventory: Inventory, observation: Observation, plan: Plan, *, evicti
     _lock_services({row.service_pk for row, _ in changed} | {pk for pk, *_ in services})
     update_rows(Service, services, ["sync_status", "health"])
     update_rows(Instance, [(row.pk, *verdict) for row, verdict in changed], _JUDGED)
+    return bool(services or changed)
 
 
 class _Judge:
@@ -74,9 +75,12 @@ class _Judge:
         elif key in self._evictions:
             evicted_at, evicted_reason = self._now, cut(self._evictions[key], _MAX_REASON)
             status, reason = SyncStatus.EVICTED, evicted_reason
+        cause, action = said_to_do(item)
         return (
             str(status),
             cut(reason, _MAX_REASON),
+            cause,
+            action,
             storable(item.as_dict()["changes"]) if item else [],
             key in self._departed and evicted_at is None,
             self._is_claimed(row),
@@ -98,10 +102,19 @@ class _Judge:
         return spec.digest
 
 
+def said_to_do(item: PlanItem | None) -> tuple[str, str]:
+    """What has happened to it, and what the next pass does about it; nothing where it is left alone."""
+    if item is None:
+        return "", ""
+    return str(item.cause or ""), "" if item.action is Action.LEAVE else str(item.action)
+
+
 def _former_verdict(row: DeclaredRow) -> Verdict:
     return (
         row.sync_status,
         row.sync_reason,
+        row.sync_cause,
+        row.sync_action,
         json.loads(row.differences) if row.differences != "[]" else [],
         row.departed,
         row.claimed,

@@ -17,28 +17,37 @@ from django.utils import timezone
 from registry_admin.consul.observe import Observation
 from registry_admin.inventory import judgement
 from registry_admin.inventory.bulk import BATCH, update_rows
-from registry_admin.inventory.models import ConsulContact, HealthTransition, ObservedInstance, SyncStatus
+from registry_admin.inventory.conf import conf
+from registry_admin.inventory.models import (
+    ConsulContact,
+    HealthTransition,
+    ObservationGap,
+    ObservedInstance,
+    SyncStatus,
+)
 from registry_admin.inventory.seen import Place, Seen, seen_of
 from registry_admin.inventory.selectors import Inventory
 from registry_admin.inventory.storable import cut, storable
 from registry_admin.reconcile.plan import Plan
 
 _NOTHING: Mapping[Any, str] = MappingProxyType({})
-_SAID = ("sync_status", "sync_reason", "note")
+_SAID = ("sync_status", "sync_reason", "sync_cause", "sync_action", "note")
 _MAX_TEXT = 500
 
 
 @transaction.atomic
 def record_contact(*, problem: str = "") -> None:
     """Notes that Consul has just answered, or why it didn't."""
-    now = timezone.now()
-    reachable = not problem
     contact = _locked_contact()
-    if contact.reachable is not reachable:
-        contact.reachable, contact.since = reachable, now
-    contact.problem = problem
-    if reachable:
-        contact.seen_at = now
+    if problem:
+        now = timezone.now()
+        if contact.reachable:
+            contact.reachable, contact.since = False, now
+            ObservationGap.objects.create(began_at=contact.seen_at or now, reason=problem)
+        contact.revision += contact.problem != problem
+        contact.problem = problem
+    else:
+        _answered(contact)
     contact.save()
 
 
@@ -72,16 +81,32 @@ def record_observation(
     if not contact.node:  # rows from before nodes were told apart are all of the one agent that was looked at then
         ObservedInstance.objects.filter(node="").update(node=cut(observation.node))
     evictions = {**inventory.taken_out, **evicted}
-    for transition in _Mirroring(observation, plan, evictions=evictions, notes=notes).write():
+    transitions, is_news = _Mirroring(observation, plan, evictions=evictions, notes=notes).write()
+    for transition in transitions:
         on_transition(transition)
-    judgement.record(inventory, observation, plan, evictions=evictions)
-    if not contact.reachable:
-        contact.reachable, contact.since, contact.problem = True, timezone.now(), ""
+    is_news |= judgement.record(inventory, observation, plan, evictions=evictions)
     contact.node, contact.node_id = cut(observation.node), cut(observation.node_id, 64)
-    contact.looked_at, contact.seen_at = looked_at, timezone.now()
-    contact.halted = contact.halted if halted is None else storable(halted)
+    contact.looked_at = looked_at
+    if halted is not None:
+        is_news |= contact.halted != (halted := storable(halted))
+        contact.halted = halted
+    contact.revision += is_news
+    _answered(contact)
     contact.save()
     return True
+
+
+def _answered(contact: ConsulContact) -> None:
+    """Consul has just answered; the time since it last did, if that was long, is one of which nothing is known."""
+    now = timezone.now()
+    if not contact.reachable:
+        ObservationGap.objects.filter(ended_at=None).update(ended_at=now)
+        contact.reachable, contact.since, contact.problem = True, now, ""
+        contact.revision += 1
+    elif contact.seen_at is not None and (now - contact.seen_at).total_seconds() > conf.stale_after_s:
+        ObservationGap.objects.create(began_at=contact.seen_at, ended_at=now, reason="No watcher was running.")
+        contact.revision += 1
+    contact.seen_at = now
 
 
 def _locked_contact() -> ConsulContact:
@@ -102,12 +127,10 @@ class _Known(NamedTuple):
     service: str
     fingerprint: str
     health: str
-    status: str
-    reason: str
-    note: str
+    said: tuple[str, ...]  # the columns of _SAID
 
 
-_KNOWN = ("pk", "node", "consul_id", "service_name", "fingerprint", "health", "sync_status", "sync_reason", "note")
+_KNOWN = ("pk", "node", "consul_id", "service_name", "fingerprint", "health")
 
 
 class _Mirroring:
@@ -129,10 +152,13 @@ class _Mirroring:
         self._changed: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}  # by the columns that are to be written
         self._transitions: list[HealthTransition] = []
 
-    def write(self) -> list[HealthTransition]:
-        """In two queries, and one more for every kind of change that there is; returns how health has changed."""
-        rows = map(_Known._make, ObservedInstance.objects.order_by().values_list(*_KNOWN))
-        known = {(row.node, row.consul_id): row for row in rows}
+    def write(self) -> tuple[list[HealthTransition], bool]:
+        """In two queries, and one more for every kind of change that there is.
+
+        Returns how health has changed, and whether anything was written.
+        """
+        rows = ObservedInstance.objects.order_by().values_list(*_KNOWN, *_SAID)
+        known = {(row[1], row[2]): _Known._make((*row[: len(_KNOWN)], row[len(_KNOWN) :])) for row in rows}
         for seen in self._seen.values():
             self._compare(seen, known.pop(seen.place, None))
         for row in known.values():
@@ -142,7 +168,8 @@ class _Mirroring:
         ObservedInstance.objects.bulk_create(self._new, batch_size=BATCH, ignore_conflicts=True)
         for columns, changed in sorted(self._changed.items()):
             update_rows(ObservedInstance, changed, columns)
-        return HealthTransition.objects.bulk_create(self._transitions, batch_size=BATCH)
+        transitions = HealthTransition.objects.bulk_create(self._transitions, batch_size=BATCH)
+        return transitions, bool(known or self._new or self._changed or transitions)
 
     def _compare(self, seen: Seen, row: _Known | None) -> None:
         said = self._said_of(seen, row)
@@ -159,21 +186,21 @@ class _Mirroring:
             self._change(row, seen.columns() | {"health_since": self._now}, said)
         elif row.fingerprint != seen.fingerprint:
             self._change(row, seen.columns(), said)
-        elif (row.status, row.reason, row.note) != said:
+        elif row.said != said:
             self._change(row, {}, said)
 
-    def _said_of(self, seen: Seen, row: _Known | None) -> tuple[str, str, str]:
-        """Status, reason and note: what we say of it, where the rest is what Consul says."""
+    def _said_of(self, seen: Seen, row: _Known | None) -> tuple[str, ...]:
+        """The columns of _SAID: what we say of it, where the rest is what Consul says."""
         node, key = place = seen.instance.node, seen.instance.id
-        former_note = row.note if row is not None else ""
+        former_note = row.said[-1] if row is not None else ""
         is_here = node == self._own_node
         status = self._plan.statuses.get(key) if is_here else self._plan.elsewhere.get(place)
         item = self._items.get(place)
         reason = cut(item.reason, _MAX_TEXT) if item else ""
         note = cut(self._notes.get(place, ""), _MAX_TEXT) if self._notes is not None else former_note
-        return str(status or SyncStatus.UNKNOWN), reason, note
+        return str(status or SyncStatus.UNKNOWN), reason, *judgement.said_to_do(item), note
 
-    def _change(self, row: _Known, columns: Mapping[str, Any], said: tuple[str, str, str]) -> None:
+    def _change(self, row: _Known, columns: Mapping[str, Any], said: tuple[str, ...]) -> None:
         fresh = {**columns, **dict(zip(_SAID, said, strict=True))}
         self._changed.setdefault(tuple(fresh), []).append((row.pk, *fresh.values()))
 

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+from simple_history.utils import bulk_update_with_history
 
 from registry_admin.errors import StoreUnavailableError
+from registry_admin.inventory import acting
+from registry_admin.inventory.bulk import BATCH
 from registry_admin.inventory.conf import conf
 from registry_admin.inventory.models import Service, SyncRun
 from registry_admin.inventory.passes import Pass, SyncOutcome
@@ -21,19 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 _collected: ContextVar[list[SyncOutcome] | None] = ContextVar("collected", default=None)
-_actor: ContextVar[str] = ContextVar("actor", default="")
 
 
 @contextmanager
-def collected_outcomes(actor: str) -> Iterator[list[SyncOutcome]]:
-    """Names who is changing declarations in this block, and gives the outcomes of the syncs that it sets off."""
+def collected_outcomes() -> Iterator[list[SyncOutcome]]:
+    """Gives the outcomes of the syncs that what is saved in this block sets off."""
     outcomes: list[SyncOutcome] = []
-    tokens = _collected.set(outcomes), _actor.set(actor)
+    token = _collected.set(outcomes)
     try:
         yield outcomes
     finally:
-        _collected.reset(tokens[0])
-        _actor.reset(tokens[1])
+        _collected.reset(token)
 
 
 def sync_when_committed(names: Iterable[str]) -> None:
@@ -61,7 +62,7 @@ class _ChangedByTransaction:
 
 def _sync_saved(names: frozenset[str]) -> None:
     try:
-        outcome = Pass(trigger=SyncRun.Trigger.SAVE, actor=_actor.get(), only=names).make()
+        outcome = Pass(trigger=SyncRun.Trigger.SAVE, actor=acting.current().name, only=names).make()
     except StoreUnavailableError as error:  # the save itself went well
         outcome = SyncOutcome(error=error)
     if outcome.error:
@@ -74,8 +75,11 @@ def _sync_saved(names: frozenset[str]) -> None:
 @transaction.atomic
 def set_enabled(services: QuerySet[Service], *, enabled: bool) -> int:
     """Switches these declarations on or off and syncs them; returns how many changed."""
-    names = list(services.exclude(enabled=enabled).values_list("name", flat=True))
-    Service.objects.filter(name__in=names).update(enabled=enabled, updated_at=timezone.now())
-    if names:
-        sync_when_committed(names)
-    return len(names)
+    changed = list(services.exclude(enabled=enabled))
+    now = timezone.now()
+    for service in changed:
+        service.enabled, service.updated_at = enabled, now
+    if changed:
+        bulk_update_with_history(changed, Service, ["enabled", "updated_at"], batch_size=BATCH)
+        sync_when_committed([service.name for service in changed])
+    return len(changed)

@@ -26,9 +26,6 @@ class RegistryAdmin(admin.ModelAdmin):
     change_list_template = "admin/inventory/change_list.html"
     show_full_result_count = False
 
-    class Media:
-        css = {"all": ["inventory/inventory.css"]}
-
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Notes once per request how old what we know is, for every row's chips."""
         self.freshness_of(request)

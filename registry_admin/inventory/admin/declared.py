@@ -65,7 +65,7 @@ class ServiceAdmin(RegistryAdmin):
     change_form_template = "admin/inventory/service/change_form.html"
 
     class Media:
-        js = ["inventory/live.js"]
+        js = ["inventory/vendor/idiomorph.min.js", "inventory/live.js"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Service]:
         """With the number of instances, in the same query; not by a join, which a search would multiply."""
@@ -99,21 +99,21 @@ class ServiceAdmin(RegistryAdmin):
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the sync that saving has set off."""
-        with services.collected_outcomes(actor(request)) as outcomes:
+        with services.collected_outcomes() as outcomes:
             response = super().changeform_view(request, *args, **kwargs)
         self.tell_outcomes(request, outcomes)
         return response
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the sync that deleting has set off."""
-        with services.collected_outcomes(actor(request)) as outcomes:
+        with services.collected_outcomes() as outcomes:
             response = super().delete_view(request, *args, **kwargs)
         self.tell_outcomes(request, outcomes)
         return response
 
     def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the syncs that an action has set off."""
-        with services.collected_outcomes(actor(request)) as outcomes:
+        with services.collected_outcomes() as outcomes:
             response = super().response_action(request, *args, **kwargs)
         self.tell_outcomes(request, outcomes)
         return response

@@ -11,7 +11,7 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from registry_admin.inventory import services
-from registry_admin.inventory.admin.base import ReadOnlyAdmin, actor
+from registry_admin.inventory.admin.base import ReadOnlyAdmin
 from registry_admin.inventory.adoption import adopt
 from registry_admin.inventory.models import Health, ObservedInstance
 from registry_admin.inventory.templatetags.registry import status_chip
@@ -59,7 +59,7 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     @admin.action(description="Adopt: declare as it is there", permissions=["adopt"])
     def adopt(self, request: HttpRequest, queryset: QuerySet[ObservedInstance]) -> None:
         """Declares the chosen instances; the sync that this sets off makes them ours."""
-        with services.collected_outcomes(actor(request)) as outcomes:
+        with services.collected_outcomes() as outcomes:
             self.tell_handover(request, adopt(queryset), verb="Declared as in Consul")
         self.tell_outcomes(request, outcomes)
 

@@ -15,6 +15,7 @@ from registry_admin.consul import CheckKind, CheckSpec, ServiceSpec, validation
 from registry_admin.consul.types import MAX_OWN_META, RESERVED_META
 from registry_admin.errors import ConfigurationError, InvalidValueError
 from registry_admin.inventory.conf import consul_api
+from registry_admin.inventory.models.audit import declared_history
 from registry_admin.inventory.models.statuses import Health, SyncStatus
 
 MAX_CHECK_PATH = 500
@@ -108,6 +109,7 @@ class Service(Validated):
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField("changed", auto_now=True)
 
+    history = declared_history(["sync_status", "health", "updated_at"])
     former_name = ""  # what it was called when it was loaded or last saved
 
     class Meta:
@@ -120,6 +122,10 @@ class Service(Validated):
             )
         ]
         indexes = [models.Index(fields=["sync_status"]), models.Index(fields=["health"])]
+        permissions = [
+            ("sync_service", "Can sync services with Consul, and put them into maintenance"),
+            ("prune_service", "Can remove from Consul what is no longer declared"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -180,7 +186,13 @@ class Instance(Validated):
         "sync", max_length=16, choices=SyncStatus, default=SyncStatus.UNKNOWN, editable=False
     )
     sync_reason = models.CharField(max_length=500, blank=True, editable=False)
+    sync_cause = models.CharField(max_length=32, blank=True, editable=False, help_text="What has happened.")
+    sync_action = models.CharField(max_length=16, blank=True, editable=False, help_text="What the next pass does.")
     differences = models.JSONField(default=list, editable=False)
+    history = declared_history([
+        "claimed", "departed", "released", "applied_digest", "evicted_at", "evicted_reason", "updated_at",
+        "sync_status", "sync_reason", "sync_cause", "sync_action", "differences",
+    ])  # fmt: skip
 
     class Meta:
         ordering = ["service__name", "address", "port"]

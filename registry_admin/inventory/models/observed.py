@@ -23,6 +23,8 @@ class ObservedInstance(models.Model):
     registered_itself = models.BooleanField(default=False)
     sync_status = models.CharField("sync", max_length=16, choices=SyncStatus, db_index=True)
     sync_reason = models.CharField(max_length=500, blank=True)
+    sync_cause = models.CharField(max_length=32, blank=True, help_text="What has happened.")
+    sync_action = models.CharField(max_length=16, blank=True, help_text="What the next pass does.")
     health = models.CharField(max_length=16, choices=Health, db_index=True)
     health_since = models.DateTimeField(default=timezone.now)
     checks = models.JSONField(default=list)
@@ -52,9 +54,24 @@ class ConsulContact(models.Model):
     node_id = models.CharField(max_length=64, blank=True)
     problem = models.TextField(blank=True)
     halted = models.TextField(blank=True, help_text="Why nothing is evicted now.")
+    revision = models.PositiveBigIntegerField(default=0, help_text="Goes up whenever anything that pages show changed.")
 
     class Meta:
         constraints = [models.CheckConstraint(condition=models.Q(id=1), name="a_single_consul_contact")]
 
     def __str__(self) -> str:
         return "reachable" if self.reachable else f"unreachable: {self.problem}"
+
+
+class ObservationGap(models.Model):
+    """A time when nobody saw Consul: it was away, or no watcher was running. Of that time nothing is known."""
+
+    began_at = models.DateTimeField(db_index=True)
+    ended_at = models.DateTimeField(null=True, help_text="Empty: it goes on.")
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-began_at"]
+
+    def __str__(self) -> str:
+        return f"{self.began_at:%Y-%m-%d %H:%M:%S} to {f'{self.ended_at:%H:%M:%S}' if self.ended_at else 'now'}"

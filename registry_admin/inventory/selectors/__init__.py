@@ -11,6 +11,7 @@ from registry_admin.inventory.selectors.pages import (
     lease,
     service_pane,
 )
+from registry_admin.inventory.selectors.stamp import state_stamp
 from registry_admin.inventory.selectors.trust import doubt, lost_state
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "read_inventory",
     "recent_changes",
     "service_pane",
+    "state_stamp",
 ]

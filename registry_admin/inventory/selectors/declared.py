@@ -54,6 +54,8 @@ class DeclaredRow(NamedTuple):
     evicted_reason: str
     sync_status: str
     sync_reason: str
+    sync_cause: str
+    sync_action: str
     differences: str
 
     @property

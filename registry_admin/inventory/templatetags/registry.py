@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django import template
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.timesince import timesince
 
 from registry_admin.inventory.models import Health, SyncStatus
 from registry_admin.inventory.selectors import Freshness
@@ -25,6 +29,20 @@ def status_chip(value: str, choices: type[SyncStatus | Health], *, current: bool
     if current or value in (choices.UNKNOWN, SyncStatus.DISABLED):
         return format_html('<span class="chip chip-{}">{}</span>', status.value, status.label)
     return format_html('<span class="chip chip-unknown">Unknown <small>(was {})</small></span>', status.label)
+
+
+@register.simple_tag
+def ago(at: datetime | None) -> SafeString:
+    """`5 minutes ago`, with the exact time on hover; live.js keeps it counting."""
+    if at is None:
+        return SafeString("never")
+    seconds = abs((timezone.now() - at).total_seconds())
+    words = "just now" if seconds < 5 else f"{int(seconds)} seconds" if seconds < 60 else timesince(at, depth=1)
+    exact = f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return format_html(
+        '<time datetime="{}" title="{}" data-ago>{}</time>', at.isoformat(), exact,
+        words if words == "just now" else f"{words} ago",
+    )  # fmt: skip
 
 
 @register.filter
