@@ -15,7 +15,7 @@ from registry_admin.inventory.bulk import update_rows
 from registry_admin.inventory.models import Instance, Service, SyncStatus
 from registry_admin.inventory.selectors import DeclaredRow, Inventory
 from registry_admin.inventory.storable import cut, storable
-from registry_admin.reconcile.plan import Action, Plan, PlanItem
+from registry_admin.reconcile.plan import Action, Cause, Plan, PlanItem
 
 _JUDGED = (
     "sync_status", "sync_reason", "sync_cause", "sync_action", "differences", "departed", "claimed", "applied_digest",
@@ -69,13 +69,14 @@ class _Judge:
         item = self._items.get(key)
         status: str = self._plan.statuses.get(key) or (SyncStatus.UNKNOWN if row.is_enabled else SyncStatus.DISABLED)
         reason = self._inventory.broken.get(key) or (item.reason if item else "")
+        cause, action = said_to_do(item)
         evicted_at, evicted_reason = row.evicted_at, row.evicted_reason
         if key in self._present or not row.is_enabled:
             evicted_at, evicted_reason = None, ""
         elif key in self._evictions:
             evicted_at, evicted_reason = self._now, cut(self._evictions[key], _MAX_REASON)
             status, reason = SyncStatus.EVICTED, evicted_reason
-        cause, action = said_to_do(item)
+            cause, action = str(Cause.EVICTED), ""
         return (
             str(status),
             cut(reason, _MAX_REASON),
