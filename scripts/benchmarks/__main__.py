@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from scripts.benchmarks import call, failover, sync
+from scripts.benchmarks import call, failover, pages, sync
 from scripts.benchmarks.figures import Figure, table
 from scripts.benchmarks.parts import Parts
 from scripts.embedded_postgres import EmbeddedPostgresError
@@ -20,6 +20,7 @@ from scripts.run_everything.settings import RunError
 MEASUREMENTS: dict[str, tuple[str, Callable[..., list[Figure]]]] = {
     "call": ("calls by name, beside the plain requests that they replace", call.measure),
     "failover": ("what becomes of calls when an instance or Consul fails", failover.measure),
+    "pages": ("what every page costs the server at 10,000 instances", pages.measure),
     "sync": ("making Consul match the declarations, and keeping it so", sync.measure),
 }
 
