@@ -99,9 +99,10 @@ def page(*permissions: str, also: Callable[[], object] = lambda: "") -> Callable
 
 
 def _rendered(request: HttpRequest, shown: Page, *, is_live: bool) -> HttpResponse:
+    freshness, lease = selectors.freshness_and_lease()
     context = {
-        "freshness": selectors.freshness(),
-        "lease": selectors.lease(),
+        "freshness": freshness,
+        "lease": lease,
         "can": Can(request),
         "title": shown.title,
         "section": request.resolver_match.url_name if request.resolver_match else "",

@@ -8,6 +8,7 @@ from registry_admin.inventory.selectors.pages import (
     PaneRow,
     ServicePane,
     freshness,
+    freshness_and_lease,
     lease,
     service_pane,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "critical_since",
     "doubt",
     "freshness",
+    "freshness_and_lease",
     "lease",
     "lost_state",
     "read_inventory",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, Subquery
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.timesince import timesince
@@ -38,8 +38,10 @@ class Freshness:
 
 def freshness(now: datetime | None = None) -> Freshness:
     """When Consul was last seen, and what is wrong if that is too long ago. One query."""
-    now = now or timezone.now()
-    contact = ConsulContact.objects.filter(pk=1).first()
+    return _freshness(ConsulContact.objects.filter(pk=1).first(), now or timezone.now())
+
+
+def _freshness(contact: ConsulContact | None, now: datetime) -> Freshness:
     if contact is None or (contact.reachable and contact.seen_at is None):
         return Freshness(seen_at=None, since=None, problem="Consul has not been looked at yet. Is the watcher running?")
     if not contact.reachable:
@@ -70,6 +72,31 @@ def lease() -> Leadership:
     return Leadership(
         holder=row.holder, since=row.since, next_pass_at=row.next_pass_at, is_current=bool(row.is_current)
     )
+
+
+def freshness_and_lease() -> tuple[Freshness, Leadership]:
+    """Both in one query, where Consul was ever looked at."""
+    row = Lease.objects.filter(pk=OuterRef("pk"))
+    is_current = ExpressionWrapper(Q(expires_at__gt=Now()), output_field=BooleanField())
+    contact = (
+        ConsulContact.objects.filter(pk=1)
+        .annotate(
+            holder=Subquery(row.values("holder")),
+            led_since=Subquery(row.values("since")),
+            next_pass_at=Subquery(row.values("next_pass_at")),
+            is_led=Subquery(row.annotate(is_current=is_current).values("is_current")),
+        )
+        .first()
+    )
+    if contact is None:
+        return _freshness(None, timezone.now()), lease()
+    leadership = Leadership(
+        holder=contact.holder or "",
+        since=contact.led_since if contact.holder else None,
+        next_pass_at=contact.next_pass_at if contact.holder else None,
+        is_current=bool(contact.holder and contact.is_led),
+    )
+    return _freshness(contact, timezone.now()), leadership
 
 
 @dataclass(frozen=True, kw_only=True)
