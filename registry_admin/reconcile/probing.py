@@ -140,26 +140,38 @@ def pause_s(interval: float, tries: int) -> float:
 
 
 def ask(spec: ServiceSpec) -> bool:
-    """One try of the spec's own check, within its own timeout: as Consul asks, but no redirect is followed.
+    """Whether one try of the spec's own check finds it alive; see `try_check`."""
+    return try_check(spec)[0]
 
-    A redirect answers, and so does 429, which Consul only warns of. Certificates aren't verified: it is about life.
+
+def try_check(spec: ServiceSpec) -> tuple[bool, str]:
+    """One try of the spec's own check, within its own timeout: whether it answers, and what was seen, in words.
+
+    As Consul asks, but no redirect is followed. A redirect answers, and so does 429, which Consul only warns of.
+    Certificates aren't verified: it is about life.
     """
+    if spec.check.kind not in (CheckKind.HTTP, CheckKind.TCP):
+        return True, "its check asks nobody"
     deadline = time.monotonic() + validation.seconds(spec.check.timeout)
     try:
         with contextlib.ExitStack() as stack:
             place = (spec.address, spec.port)
             connection = stack.enter_context(socket.create_connection(place, timeout=_left(deadline)))
             if spec.check.kind is CheckKind.TCP:
-                return True
+                return True, "connected"
             if spec.check.scheme == "https":
                 context = ssl.create_default_context()
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 wrapped = context.wrap_socket(connection, server_hostname=spec.address)
                 connection = stack.enter_context(wrapped)
             status = _status(connection, spec, deadline)
-    except (OSError, ValueError):  # a name that can't be one, among others
-        return False
-    return 200 <= status < 400 or status == 429
+    except TimeoutError:
+        return False, f"no answer within {spec.check.timeout}"
+    except (OSError, ValueError) as error:  # a name that can't be one, among others
+        return False, getattr(error, "strerror", None) or str(error)
+    if not status:
+        return False, "what answered doesn't speak HTTP"
+    return 200 <= status < 400 or status == 429, f"answered with status {status}"
 
 
 def _status(connection: socket.socket, spec: ServiceSpec, deadline: float) -> int:

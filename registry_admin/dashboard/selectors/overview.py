@@ -186,15 +186,15 @@ def counts(wanted: Wanted) -> Counts:
     """Of all services, whatever is searched for; `matching` where it follows from the same. One query."""
     declared = Service.objects.order_by().values("health", "sync_status").annotate(n=Count("pk"))
     foreign = _foreign().values("service_name").annotate(rank=_worst_rank())
-    rows = declared.annotate(rank=_rank("health", HEALTHS), ours=Value(1)).values_list(
+    rows = declared.annotate(rank=rank("health", HEALTHS), ours=Value(1)).values_list(
         "rank", "sync_status", "n", "ours"
     )
     others = foreign.annotate(sync=Value(str(SyncStatus.UNMANAGED)), n=Value(1), ours=Value(0))
     health: Counter[str] = Counter()
     sync: Counter[str] = Counter()
     declared_count = matching = pressing = 0
-    for rank, status, n, ours in rows.union(others.values_list("rank", "sync", "n", "ours"), all=True):
-        its_health = HEALTHS[rank]
+    for place, status, n, ours in rows.union(others.values_list("rank", "sync", "n", "ours"), all=True):
+        its_health = HEALTHS[place]
         health[its_health] += n
         sync[status] += n
         declared_count += n * ours
@@ -251,7 +251,7 @@ def attention() -> list[Attention]:
 
     unsynced = (
         Instance.objects.filter(sync_status__in=UNSYNCED, enabled=True, service__enabled=True)
-        .order_by(_rank("sync_status", SYNCS), "service__name", "consul_id")
+        .order_by(rank("sync_status", SYNCS), "service__name", "consul_id")
         .values_list("service__name", "consul_id", "sync_status", "sync_reason", "sync_cause", "evicted_at")
     )
     for name, consul_id, status, why, cause, since in unsynced[:MANY]:
@@ -259,7 +259,7 @@ def attention() -> list[Attention]:
         add(name, Reason(status=status, axis="sync", consul_id=consul_id, words=words, since=since), ours=True)
     unwell = (
         ObservedInstance.objects.filter(Q(health__in=UNWELL) | ~Q(note=""))
-        .order_by(_rank("health", HEALTHS), "health_since", "service_name", "consul_id")
+        .order_by(rank("health", HEALTHS), "health_since", "service_name", "consul_id")
         .values_list("service_name", "consul_id", "health", "checks", "note", "health_since", "sync_status")
     )
     for name, consul_id, health, checks, note, since, status in unwell[:MANY]:
@@ -267,6 +267,8 @@ def attention() -> list[Attention]:
         words = "; ".join(part for part in (said, note) if part)
         reason = Reason(status=health, axis="health", consul_id=consul_id, words=words, since=since)
         add(name, reason, ours=status != SyncStatus.UNMANAGED)
+    for entry in found.values():
+        entry.reasons.sort(key=lambda one: one.urgency)
     ordered = sorted(found.values(), key=lambda one: (not one.is_declared, one.urgency, one.name.lower()))
     return ordered[:MAX_ATTENTION]
 
@@ -294,8 +296,8 @@ def _declared_rows(wanted: Wanted) -> Any:
             key=Lower("name"),
             shown_name=Cast("name", CharField(max_length=512)),
             shown_owner=Cast("owner", CharField(max_length=512)),
-            health_rank=_rank("health", HEALTHS),
-            sync_rank=_rank("sync_status", SYNCS),
+            health_rank=rank("health", HEALTHS),
+            sync_rank=rank("sync_status", SYNCS),
             changed=F("updated_at"),
             ours=Value(1),
         )
@@ -378,11 +380,11 @@ def _foreign() -> QuerySet[ObservedInstance]:
     return ObservedInstance.objects.filter(~Exists(declared)).order_by()
 
 
-def _rank(column: str, order: Sequence[str]) -> Case:
+def rank(column: str, order: Sequence[str]) -> Case:
     """Its place in the order, as a number that the database can sort by."""
     whens = [When(**{column: value}, then=number) for number, value in enumerate(order)]
     return Case(*whens, default=len(order) - 1, output_field=IntegerField())
 
 
 def _worst_rank() -> Min:
-    return Min(_rank("health", HEALTHS))
+    return Min(rank("health", HEALTHS))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from registry_admin.inventory.adoption import Handover
 from registry_admin.inventory.models import Health, SyncStatus
-from registry_admin.inventory.passes import SyncOutcome
 from registry_admin.inventory.selectors import Freshness, freshness, lease
 from registry_admin.inventory.templatetags.registry import status_chip
-from registry_admin.reconcile.rendering import PAST
 
 _FILTERS_ASK = frozenset({"exact", "isnull", "gte", "lt"})
 
@@ -59,22 +56,6 @@ class RegistryAdmin(admin.ModelAdmin):
         """Only what our filters link to: Django would let anyone who may look make up a regular expression too."""
         return lookup.rpartition("__")[2] in _FILTERS_ASK and super().lookup_allowed(lookup, value, request)
 
-    def tell_handover(self, request: HttpRequest, handover: Handover, *, verb: str) -> None:
-        """What became of an adoption or a release."""
-        if handover.done:
-            shown = ", ".join(handover.done[:5]) + (
-                f" and {len(handover.done) - 5} more" if len(handover.done) > 5 else ""
-            )
-            self.message_user(request, f"{verb}: {shown}.", messages.SUCCESS)
-        for consul_id, why in list(handover.refused.items())[:10]:
-            self.message_user(request, f"{consul_id}: {why}", messages.ERROR)
-
-    def tell_outcomes(self, request: HttpRequest, outcomes: Iterable[SyncOutcome]) -> None:
-        """What came of the syncs that this request has set off."""
-        for outcome in outcomes:
-            for level, text in _messages_for(outcome):
-                self.message_user(request, text, level)
-
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """With the banner's text, and who leads."""
         extra = {"freshness": self.freshness_of(request), "lease": lease(), **(extra_context or {})}
@@ -93,23 +74,3 @@ class ReadOnlyAdmin(RegistryAdmin):
 
 def actor(request: HttpRequest) -> str:
     return request.user.get_username()
-
-
-def _messages_for(outcome: SyncOutcome) -> list[tuple[int, str]]:
-    """What to tell the person who set off a sync: (level, text)."""
-    told: list[tuple[int, str]] = []
-    if outcome.is_unavailable:
-        later = "The watcher will sync it as soon as Consul answers."
-        told.append((messages.WARNING, f"Saved here, but not in Consul yet: {outcome.error} {later}"))
-    elif outcome.error is not None:
-        told.append((messages.ERROR, f"Saved here, but not synced: {outcome.error}"))
-    told += [(messages.ERROR, f"{result.item.id}: {result.error}") for result in outcome.failures[:10]]
-    told += [(messages.ERROR, f"{consul_id}: {why}") for consul_id, why in sorted(outcome.broken.items())[:10]]
-    done = [result.item for result in outcome.results if result.ok]
-    if done:
-        what = ", ".join(f"{PAST[item.action]} {item.id}" for item in done[:5])
-        more = f" and {len(done) - 5} more" if len(done) > 5 else ""
-        told.append((messages.SUCCESS, f"Synced with Consul: {what}{more}."))
-    elif outcome.ok and outcome.plan is not None:
-        told.append((messages.INFO, "Consul matches already: nothing to sync."))
-    return told

@@ -21,6 +21,7 @@ from registry_admin.inventory.live import live_view
 from registry_admin.inventory.models import Instance, Service, SyncRun, SyncStatus
 from registry_admin.inventory.passes import Pass
 from registry_admin.inventory.selectors import service_pane
+from registry_admin.inventory.telling import tell_handover, tell_outcomes
 
 
 class InstanceInline(admin.TabularInline):
@@ -101,21 +102,21 @@ class ServiceAdmin(RegistryAdmin):
         """Tells what came of the sync that saving has set off."""
         with services.collected_outcomes() as outcomes:
             response = super().changeform_view(request, *args, **kwargs)
-        self.tell_outcomes(request, outcomes)
+        tell_outcomes(request, outcomes)
         return response
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the sync that deleting has set off."""
         with services.collected_outcomes() as outcomes:
             response = super().delete_view(request, *args, **kwargs)
-        self.tell_outcomes(request, outcomes)
+        tell_outcomes(request, outcomes)
         return response
 
     def response_action(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Tells what came of the syncs that an action has set off."""
         with services.collected_outcomes() as outcomes:
             response = super().response_action(request, *args, **kwargs)
-        self.tell_outcomes(request, outcomes)
+        tell_outcomes(request, outcomes)
         return response
 
     @admin.action(description="Sync now", permissions=["change"])
@@ -123,7 +124,7 @@ class ServiceAdmin(RegistryAdmin):
         """One pass over the chosen services; also brings back instances that had left by themselves."""
         names = frozenset(queryset.values_list("name", flat=True))
         outcome = Pass(trigger=SyncRun.Trigger.ACTION, actor=actor(request), only=names, revive=names).make()
-        self.tell_outcomes(request, [outcome])
+        tell_outcomes(request, [outcome])
 
     @admin.action(description="Enable", permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
@@ -154,7 +155,7 @@ class ServiceAdmin(RegistryAdmin):
         except RegistryError as error:
             self.message_user(request, f"Nothing was released: {error}", messages.ERROR)
         else:
-            self.tell_handover(request, handover, verb="Released, and left in Consul as they are")
+            tell_handover(request, handover, verb="Released, and left in Consul as they are")
         return None
 
     def _switch(self, request: HttpRequest, queryset: QuerySet[Service], *, enabled: bool) -> None:

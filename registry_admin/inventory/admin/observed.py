@@ -14,6 +14,7 @@ from registry_admin.inventory import services
 from registry_admin.inventory.admin.base import ReadOnlyAdmin
 from registry_admin.inventory.adoption import adopt
 from registry_admin.inventory.models import Health, ObservedInstance
+from registry_admin.inventory.telling import tell_handover, tell_outcomes
 from registry_admin.inventory.templatetags.registry import status_chip
 
 
@@ -60,8 +61,8 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     def adopt(self, request: HttpRequest, queryset: QuerySet[ObservedInstance]) -> None:
         """Declares the chosen instances; the sync that this sets off makes them ours."""
         with services.collected_outcomes() as outcomes:
-            self.tell_handover(request, adopt(queryset), verb="Declared as in Consul")
-        self.tell_outcomes(request, outcomes)
+            tell_handover(request, adopt(queryset), verb="Declared as in Consul")
+        tell_outcomes(request, outcomes)
 
     @admin.display(description="what is wrong", ordering="sync_reason")
     def what_is_wrong(self, row: ObservedInstance) -> str:
