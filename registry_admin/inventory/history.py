@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from registry_admin.errors import RegistryError, StoreUnavailableError, UnsafePlanError
 from registry_admin.inventory.bulk import update_rows
-from registry_admin.inventory.models import ConsulContact, HealthTransition, SyncRun
+from registry_admin.inventory.models import CallCount, ConsulContact, HealthTransition, ObservationGap, SyncRun
 from registry_admin.inventory.storable import storable
 from registry_admin.reconcile.apply import ItemResult
 from registry_admin.reconcile.plan import Action, PlanItem
@@ -99,11 +99,16 @@ def abandon_runs(holder: str) -> int:
 
 
 def prune(older_than: timedelta, *, dry_run: bool = False, now: datetime | None = None) -> dict[str, int]:
-    """Deletes runs and changes of health older than this, in batches; returns how many of each kind (or would, dry)."""
+    """Deletes what is older than this, in batches; returns how many rows of each kind (or would, dry).
+
+    Who changed which declaration is kept: that grows with what people do, not with what happens.
+    """
     before = (now or timezone.now()) - older_than
     old: dict[str, QuerySet[Any]] = {
         "runs": SyncRun.objects.filter(started_at__lt=before),
         "transitions": HealthTransition.objects.filter(at__lt=before),
+        "gaps": ObservationGap.objects.filter(ended_at__lt=before),
+        "calls": CallCount.objects.filter(at__lt=before),
     }
     return {name: rows.count() if dry_run else _delete(rows) for name, rows in old.items()}
 

@@ -65,7 +65,8 @@ class Supervision(Protocol):
 class SyncOutcome:
     """What a pass found and did. `error` is empty unless the pass as a whole could not be made or was refused.
 
-    `evicted`: what is evicted now, since when, and what would be registered when it answers again. `unfinished`: where
+    `evicted`: what is evicted now, since when, and what would be registered when it answers again. `run`: the key of
+    its row in the history, where there is something to tell. `unfinished`: where
     the database went away in the middle, what writes the run down when it is back.
     """
 
@@ -74,6 +75,7 @@ class SyncOutcome:
     broken: Mapping[str, str] = field(default_factory=dict)
     error: RegistryError | None = None
     evicted: Mapping[str, tuple[datetime, ServiceSpec]] = field(default_factory=dict)
+    run: int | None = None
     unfinished: Callable[[], object] | None = None
 
     @property
@@ -106,15 +108,16 @@ class Look:
 class Pass:
     """How a pass is to be made: `Pass(trigger=…).make()`.
 
-    `trigger` and `actor` are for the history. `only` restricts it to these services. A plan that would remove too much
-    is refused without `force`. Instances of the services in `revive` are brought back even where they had left by
-    themselves or were evicted. `reviewed` is a plan that was kept: anything else is refused. `answering` and
-    `supervision` are the watcher's.
+    `trigger` and `actor` are for the history. `only` restricts it to these services, `items` to these instances. A plan
+    that would remove too much is refused without `force`. Instances of the services in `revive` are brought back even
+    where they had left by themselves or were evicted. `reviewed` is a plan that was kept: anything else is refused.
+    `answering` and `supervision` are the watcher's.
     """
 
     trigger: str
     actor: str = ""
     only: Collection[str] | None = None
+    items: Collection[str] | None = None
     prune: bool = True
     force: bool = False
     revive: Collection[str] = ()
@@ -145,7 +148,7 @@ class Pass:
                 if not isinstance(error, PlanMovedError):
                     mirror.record_contact(problem=str(error))
                 run.finish(results, error=error)
-            return SyncOutcome(results=tuple(results), error=error)
+            return SyncOutcome(results=tuple(results), error=error, run=run.pk)
 
     def preview(self) -> tuple[Look, SyncOutcome]:
         """What `make` would do. Nothing is written. Raises as `look` does, and StoreUnavailableError."""
@@ -175,7 +178,8 @@ class Pass:
 
     def restricted(self, plan: Plan) -> Plan:
         """The part of it that this pass is about."""
-        return plan if self.only is None else plan.restricted_to(self.only)
+        plan = plan if self.only is None else plan.restricted_to(self.only)
+        return plan if self.items is None else plan.restricted_to_items(self.items)
 
     def broken(self, inventory: Inventory) -> Mapping[str, str]:
         """The same of what can't be registered as it stands."""
@@ -183,7 +187,7 @@ class Pass:
         return {
             key: why
             for key, why in inventory.broken.items()
-            if self.only is None or rows[key].service_name in self.only
+            if (self.only is None or rows[key].service_name in self.only) and (self.items is None or key in self.items)
         }
 
     def _make(self, run: Run, results: list[ItemResult]) -> SyncOutcome:
@@ -201,7 +205,7 @@ class Pass:
             except RegistryError as error:  # what was done until then has been done all the same
                 mirror.record_contact(problem=str(error))
                 run.finish(results, error=error)
-                return SyncOutcome(plan=plan, results=tuple(results), broken=broken, error=error)
+                return SyncOutcome(plan=plan, results=tuple(results), broken=broken, error=error, run=run.pk)
         if look.plan.doubt and not look.observation.here:  # what is known of everything stays as it is, with its age
             raise InvalidReplyError(f"What Consul shows can't be believed: {look.plan.doubt}.")
         watched = self.supervision
@@ -223,6 +227,7 @@ class Pass:
             broken=broken,
             error=refusal,
             evicted=_evicted_now(look.inventory, taken_out, look.at),
+            run=run.pk,
         )
 
     def _safe(self, plan: Plan) -> tuple[Plan, UnsafePlanError | None]:

@@ -168,6 +168,10 @@ class Plan:
         kept = tuple(item for item in self.items if not item.services.isdisjoint(services))
         return replace(self, items=kept, scope=frozenset(services))
 
+    def restricted_to_items(self, instance_ids: Collection[str]) -> Plan:
+        """The part of the plan that is about these instances. What `check_safe` compares with stays the whole."""
+        return replace(self, items=tuple(item for item in self.items if item.id in instance_ids))
+
     def check_safe(self) -> None:
         """Raises UnsafePlanError where a removal is likelier a mistake than an intention.
 
@@ -179,10 +183,8 @@ class Plan:
             raise _unsafe(f"What Consul shows may be incomplete ({self.doubt})", doubtful, self.owned)
         if self.scope is not None or not removals:
             return
-        if not self.declared:
-            raise _unsafe("The inventory declares nothing", removals, self.owned)
-        if len(removals) > SAFE_REMOVALS and len(removals) > SAFE_SHARE * self.owned:
-            raise _unsafe(f"That is more than {SAFE_SHARE:.0%}", removals, self.owned)
+        if why := why_unsafe(len(removals), owned=self.owned, declared=self.declared):
+            raise _unsafe(why, removals, self.owned)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -191,6 +193,15 @@ class Plan:
             | {"left_alone": len(self.of(Action.LEAVE))},
             "items": [item.as_dict() for item in self.items],
         }
+
+
+def why_unsafe(removals: int, *, owned: int, declared: int) -> str:
+    """Why removing so many of what is owned is likelier a mistake than an intention, or nothing."""
+    if removals and not declared:
+        return "The inventory declares nothing"
+    if removals > SAFE_REMOVALS and removals > SAFE_SHARE * owned:
+        return f"That is more than {SAFE_SHARE:.0%}"
+    return ""
 
 
 def _unsafe(why: str, removals: Collection[PlanItem], owned: int) -> UnsafePlanError:
