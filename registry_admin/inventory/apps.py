@@ -1,6 +1,7 @@
 """The Django app."""
 
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class InventoryConfig(AppConfig):
@@ -11,4 +12,6 @@ class InventoryConfig(AppConfig):
 
     def ready(self) -> None:
         """Connects the signals and the system checks."""
-        from registry_admin.inventory import checks, signals  # noqa: F401, PLC0415 - models must be loaded first
+        from registry_admin.inventory import checks, roles, signals  # noqa: F401, PLC0415 - models must be loaded first
+
+        post_migrate.connect(roles.make_groups, sender=self)

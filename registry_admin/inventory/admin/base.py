@@ -70,7 +70,3 @@ class ReadOnlyAdmin(RegistryAdmin):
         return False
 
     has_change_permission = has_delete_permission = has_add_permission
-
-
-def actor(request: HttpRequest) -> str:
-    return request.user.get_username()

@@ -8,14 +8,20 @@ from django.contrib import admin, messages
 from django.db.models import Count, OuterRef, QuerySet, Subquery, URLField
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
 from registry_admin.errors import RegistryError
-from registry_admin.inventory import services
-from registry_admin.inventory.admin.base import RegistryAdmin, actor
+from registry_admin.inventory import acting, services
+from registry_admin.inventory.admin.base import RegistryAdmin
+from registry_admin.inventory.admin.importing import export_view, import_view
+from registry_admin.inventory.admin.previewing import preview
 from registry_admin.inventory.adoption import release
+from registry_admin.inventory.doctor import examine
 from registry_admin.inventory.forms import InstanceForm, InstanceFormSet, ServiceForm
 from registry_admin.inventory.live import live_view
 from registry_admin.inventory.models import Instance, Service, SyncRun, SyncStatus
@@ -42,11 +48,11 @@ class ServiceAdmin(RegistryAdmin):
 
     form = ServiceForm
     inlines = [InstanceInline]
-    list_display = ["name", "sync_status", "health", "instance_count", "owner", "enabled", "updated_at"]
+    list_display = ["name", "sync_status", "health", "instance_count", "owner", "enabled", "updated_at", "page"]
     list_filter = ["sync_status", "health", "enabled", "check_kind", "owner"]
     search_fields = ["name", "description", "owner", "instances__address", "instances__consul_id"]
     search_help_text = "Name, description, owner, address or service ID"
-    actions = ["sync_now", "enable", "disable", "release"]
+    actions = ["sync_now", "enable", "disable", "release", "export"]
     save_on_top = True
     formfield_overrides = {URLField: {"assume_scheme": "https"}}
     fieldsets = [
@@ -64,6 +70,7 @@ class ServiceAdmin(RegistryAdmin):
         ),
     ]
     change_form_template = "admin/inventory/service/change_form.html"
+    change_list_template = "admin/inventory/service/change_list.html"
 
     class Media:
         js = ["inventory/vendor/idiomorph.min.js", "inventory/live.js"]
@@ -81,10 +88,42 @@ class ServiceAdmin(RegistryAdmin):
         """`2 of 3`"""
         return f"{service.synced_count} of {service.declared_count}" if service.declared_count else "none declared"
 
+    @admin.display(description="live")
+    def page(self, service: Service) -> SafeString:
+        """The service's own page."""
+        return format_html(
+            '<a href="{}">Live page<span class="visually-hidden"> of {}</span></a>',
+            reverse("dashboard:service", args=[service.name]), service.name,
+        )  # fmt: skip
+
     def get_urls(self) -> list[URLPattern]:
-        """Also the live pane, by itself."""
-        pane = path("<int:pk>/live/", self.admin_site.admin_view(self.live), name="inventory_service_live")
-        return [pane, *super().get_urls()]
+        """Also the live pane by itself, import and export."""
+        own = [
+            path("<int:pk>/live/", self.admin_site.admin_view(self.live), name="inventory_service_live"),
+            path("import/", self.admin_site.admin_view(import_view), name="inventory_service_import"),
+            path("export/", self.admin_site.admin_view(export_view), name="inventory_service_export"),
+        ]
+        return [*own, *super().get_urls()]
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Every change with who made it, whichever way it was: the stock page knows only the admin's."""
+        service = self.get_object(request, object_id)
+        if service is None or not self.has_view_permission(request, service):
+            return super().history_view(request, object_id, extra_context)
+        return redirect(f"{reverse('dashboard:change-history')}?{urlencode({'service': service.name})}")
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """With the way to import."""
+        may_import = request.user.has_perms([f"inventory.{verb}_service" for verb in ("add", "change")])
+        return super().changelist_view(request, {"may_import": may_import, **(extra_context or {})})
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:  # noqa: FBT001
+        """Warns of what was saved and can't work as meant."""
+        super().save_related(request, form, formsets, change)
+        for advice in examine(form.instance, list(form.instance.instances.all()))[:10]:
+            self.message_user(request, f"Saved, but look again. {advice}", messages.WARNING)
 
     def live(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The live pane alone, for whoever may view the service; 304 where nothing changed."""
@@ -119,37 +158,56 @@ class ServiceAdmin(RegistryAdmin):
         tell_outcomes(request, outcomes)
         return response
 
-    @admin.action(description="Sync now", permissions=["change"])
-    def sync_now(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
+    @admin.action(description="Sync now", permissions=["sync"])
+    def sync_now(self, request: HttpRequest, queryset: QuerySet[Service]) -> HttpResponse | None:
         """One pass over the chosen services; also brings back instances that had left by themselves."""
-        names = frozenset(queryset.values_list("name", flat=True))
-        outcome = Pass(trigger=SyncRun.Trigger.ACTION, actor=actor(request), only=names, revive=names).make()
+        chosen = _plain(queryset)
+        rows = Instance.objects.filter(service__in=chosen).exclude(sync_status=SyncStatus.SYNCED)
+        told = rows.order_by("service__name", "consul_id").values_list("consul_id", "sync_action", "sync_reason")
+        items = [
+            (key, f"{action or 'looked at again'}: {why}" if why else action or "looked at")
+            for key, action, why in told
+        ]
+        meaning = "Consul is looked at, and made to match the declarations of the chosen services."
+        if page := preview(self, request, chosen, items, meaning=meaning, button="Yes, sync them"):
+            return page
+        names = frozenset(chosen.values_list("name", flat=True))
+        may_prune = request.user.has_perm("inventory.prune_service")
+        who = acting.current().name
+        one_pass = Pass(trigger=SyncRun.Trigger.ACTION, actor=who, only=names, revive=names, prune=may_prune)
+        outcome = one_pass.make()
         tell_outcomes(request, [outcome])
+        return redirect("dashboard:sync-run", pk=outcome.run) if outcome.run else None
+
+    def has_sync_permission(self, request: HttpRequest) -> bool:
+        """Operators."""
+        return bool(request.user.has_perm("inventory.sync_service"))
 
     @admin.action(description="Enable", permissions=["change"])
-    def enable(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
+    def enable(self, request: HttpRequest, queryset: QuerySet[Service]) -> HttpResponse | None:
         """Switches the chosen declarations on."""
-        self._switch(request, queryset, enabled=True)
+        return self._switch(request, queryset, enabled=True)
 
     @admin.action(description="Disable: take out of Consul, keep here", permissions=["change"])
-    def disable(self, request: HttpRequest, queryset: QuerySet[Service]) -> None:
+    def disable(self, request: HttpRequest, queryset: QuerySet[Service]) -> HttpResponse | None:
         """Switches the chosen declarations off."""
-        self._switch(request, queryset, enabled=False)
+        return self._switch(request, queryset, enabled=False)
 
     @admin.action(description="Release: keep in Consul, drop the declaration", permissions=["delete"])
-    def release(self, request: HttpRequest, queryset: QuerySet[Service]) -> TemplateResponse | None:
-        """Asks first; then takes our mark off all instances of the chosen services and forgets their declarations."""
-        chosen = Service.objects.filter(pk__in=queryset.values("pk"))
-        if "confirmed" not in request.POST:
-            context = {
-                **self.admin_site.each_context(request),
-                "title": "Release services",
-                "opts": self.opts,
-                "action": "release",
-                "services": chosen,
-                "instances": Instance.objects.filter(service__in=chosen).count(),
-            }
-            return TemplateResponse(request, "admin/inventory/release.html", context)
+    def release(self, request: HttpRequest, queryset: QuerySet[Service]) -> HttpResponse | None:
+        """Takes our mark off all instances of the chosen services and forgets their declarations."""
+        chosen = _plain(queryset)
+        rows = Instance.objects.filter(service__in=chosen).order_by("service__name", "consul_id")
+        items = [
+            (key, "stays in Consul as it is, without our mark") for key in rows.values_list("consul_id", flat=True)
+        ]
+        meaning = (
+            f"The declarations of {chosen.count()} service(s) with {len(items)} instance(s) will be deleted here. In Consul "
+            "everything stays as it is, but without this inventory's mark: it will be neither changed nor removed from "
+            "here any more."
+        )
+        if page := preview(self, request, chosen, items, meaning=meaning, button="Yes, release them"):
+            return page
         try:
             handover = release(chosen)
         except RegistryError as error:
@@ -158,11 +216,32 @@ class ServiceAdmin(RegistryAdmin):
             tell_handover(request, handover, verb="Released, and left in Consul as they are")
         return None
 
-    def _switch(self, request: HttpRequest, queryset: QuerySet[Service], *, enabled: bool) -> None:
+    @admin.action(description="Export as YAML", permissions=["view"])
+    def export(self, request: HttpRequest, queryset: QuerySet[Service]) -> HttpResponse:
+        """The chosen declarations as a download."""
+        return export_view(request, _plain(queryset))
+
+    def _switch(self, request: HttpRequest, queryset: QuerySet[Service], *, enabled: bool) -> HttpResponse | None:
+        chosen = _plain(queryset)
         word = "enabled" if enabled else "disabled"
-        changed = services.set_enabled(Service.objects.filter(pk__in=queryset.values("pk")), enabled=enabled)
+        what = "is registered in Consul" if enabled else "is taken out of Consul, and kept here"
+        rows = Instance.objects.filter(service__in=chosen.exclude(enabled=enabled), enabled=True)
+        items = [(key, what) for key in rows.order_by("consul_id").values_list("consul_id", flat=True)]
+        items += [
+            (name, f"is {word} already") for name in chosen.filter(enabled=enabled).values_list("name", flat=True)
+        ]
+        meaning = f"{chosen.exclude(enabled=enabled).count()} service(s) will be {word}."
+        if page := preview(self, request, chosen, items, meaning=meaning, button=f"Yes, {word[:-1]} them"):
+            return page
+        changed = services.set_enabled(chosen, enabled=enabled)
         text = ngettext("%(n)d service was %(word)s.", "%(n)d services were %(word)s.", changed)
         self.message_user(request, text % {"n": changed, "word": word})
+        return None
+
+
+def _plain(queryset: QuerySet[Service]) -> QuerySet[Service]:
+    """The chosen ones without the list's annotations and ordering."""
+    return Service.objects.filter(pk__in=list(queryset.values_list("pk", flat=True)))
 
 
 def _count(instances: QuerySet[Instance]) -> Coalesce:

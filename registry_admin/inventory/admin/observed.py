@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 
 from registry_admin.inventory import services
 from registry_admin.inventory.admin.base import ReadOnlyAdmin
+from registry_admin.inventory.admin.previewing import preview
 from registry_admin.inventory.adoption import adopt
 from registry_admin.inventory.models import Health, ObservedInstance
 from registry_admin.inventory.telling import tell_handover, tell_outcomes
@@ -58,11 +59,19 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
         return request.user.has_perms(["inventory.add_service", "inventory.add_instance"])
 
     @admin.action(description="Adopt: declare as it is there", permissions=["adopt"])
-    def adopt(self, request: HttpRequest, queryset: QuerySet[ObservedInstance]) -> None:
+    def adopt(self, request: HttpRequest, queryset: QuerySet[ObservedInstance]) -> HttpResponse | None:
         """Declares the chosen instances; the sync that this sets off makes them ours."""
+        told = queryset.values_list("consul_id", "service_name", "address", "port")
+        items = [
+            (key, f"declared as {name} at {address}:{port}, and marked as ours") for key, name, address, port in told
+        ]
+        meaning = f"{len(items)} instance(s) will be declared here as they are in Consul."
+        if page := preview(self, request, queryset, items, meaning=meaning, button="Yes, adopt them"):
+            return page
         with services.collected_outcomes() as outcomes:
             tell_handover(request, adopt(queryset), verb="Declared as in Consul")
         tell_outcomes(request, outcomes)
+        return None
 
     @admin.display(description="what is wrong", ordering="sync_reason")
     def what_is_wrong(self, row: ObservedInstance) -> str:
