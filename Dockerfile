@@ -17,7 +17,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 # A volume that is first mounted at /secrets takes over this owner.
 RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent registry-admin \
-    && install -d -o 10001 -g 10001 -m 700 /secrets
+    && install -d -o 10001 -g 10001 -m 700 /secrets /report
 
 FROM base AS app
 ENV DJANGO_SETTINGS_MODULE=registry_admin.settings WEB_BIND=0.0.0.0:8080

@@ -149,7 +149,7 @@ SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS
-SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$"]
+SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$", r"^api/calls$"]  # asked within the network, by address
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
@@ -177,6 +177,9 @@ REGISTRY_AUTOREGISTER = {
     "NAME": env.str("SERVICE_NAME", default="registry-admin"),
     "PORT": env.int("SERVICE_PORT", default=8080),
 }
+
+# Modules that know this may say whom they call (POST /api/calls); without one, nobody may.
+REGISTRY_REPORT_TOKEN = env.str("REGISTRY_REPORT_TOKEN", default="")
 
 # What Registry Admin itself can be told; registry_admin/inventory/conf.py has the defaults and what they mean.
 REGISTRY = {

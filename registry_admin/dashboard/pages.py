@@ -66,6 +66,8 @@ class Can:
         return self._may("delete_service", "delete_instance")
 
 
+_FRAME = ("freshness", "lease")
+
 View = Callable[..., "Page | HttpResponse"]
 
 
@@ -99,10 +101,9 @@ def page(*permissions: str, also: Callable[[], object] = lambda: "") -> Callable
 
 
 def _rendered(request: HttpRequest, shown: Page, *, is_live: bool) -> HttpResponse:
-    freshness, lease = selectors.freshness_and_lease()
+    frame = {} if "freshness" in shown.context else dict(zip(_FRAME, selectors.freshness_and_lease(), strict=True))
     context = {
-        "freshness": freshness,
-        "lease": lease,
+        **frame,
         "can": Can(request),
         "title": shown.title,
         "section": request.resolver_match.url_name if request.resolver_match else "",

@@ -12,7 +12,7 @@ from typing import Any, Self, TypedDict, Unpack
 import requests
 
 from registry_admin.consul.registry import ServiceRegistry
-from registry_admin.discovery import balancing, context
+from registry_admin.discovery import balancing, context, reporting
 from registry_admin.discovery.directory import Directory
 from registry_admin.discovery.explanation import Explanation
 from registry_admin.discovery.policy import Attempt, AttemptError, Call, CallReport, Rules, Sending
@@ -48,7 +48,7 @@ class ClientOptions(TypedDict, total=False):
     instances the one that is less busy and quicker), "round-robin" or "random"; `same_node_first` prefers instances on
     the node of our Consul agent. What may be repeated and has no reply after `hedge_after` seconds (half of its time
     unless given) is also sent to a second instance. `on_attempt` and `on_call` are told of each attempt and each call,
-    on the thread that made it.
+    on the thread that made it. `report_calls` False: they aren't counted for Registry Admin's map; see reporting.
     """
 
     timeout: float
@@ -60,6 +60,7 @@ class ClientOptions(TypedDict, total=False):
     hedge_after: float | None
     on_attempt: Callable[[Attempt], None] | None
     on_call: Callable[[CallReport], None] | None
+    report_calls: bool
 
 
 class Client:
@@ -257,6 +258,7 @@ def _rules(options: ClientOptions) -> Rules:
         hedge_after=hedge_after,
         on_attempt=options.get("on_attempt"),
         on_call=options.get("on_call"),
+        count=reporting.counter() if options.get("report_calls", True) else None,
     )
 
 

@@ -89,13 +89,17 @@ R = TypeVar("R", bound=Reply)
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """A client's limits and choices. `hedge_after` is in seconds; the two hooks are told of attempts and calls."""
+    """A client's limits and choices. `hedge_after` is in seconds; the two hooks are told of attempts and calls.
+
+    `count` is told the called service, the seconds that a call took, and whether it failed.
+    """
 
     balancing: Balancing
     max_attempts: int
     hedge_after: float | None = None
     on_attempt: Callable[[Attempt], None] | None = None
     on_call: Callable[[CallReport], None] | None = None
+    count: Callable[[str, float, bool], None] | None = None
 
 
 def is_repeatable(method: str, headers: Mapping[str, str]) -> bool:
@@ -316,7 +320,10 @@ class Call(Generic[R]):
         raise DeadlineExceededError(self.service, message, attempts=self.attempts) from self._cause
 
     def report(self, error: BaseException | None = None) -> None:
-        """Tells the `on_call` hook how it ended."""
+        """Counts it, and tells the `on_call` hook how it ended."""
+        if self._rules.count is not None:
+            failed = error is not None or (self.reply is not None and self.reply.status_code >= 500)
+            self._rules.count(self.service, self._clock() - self._began, failed)
         if self._rules.on_call is None:
             return
         report = CallReport(

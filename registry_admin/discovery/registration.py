@@ -16,7 +16,7 @@ from registry_admin.consul import validation
 from registry_admin.consul.api import ConsulApi
 from registry_admin.consul.registry import ServiceRegistry
 from registry_admin.consul.types import META_SELF, CheckKind, ServiceInstance, ServiceSpec
-from registry_admin.discovery import prefork, probe, process
+from registry_admin.discovery import prefork, probe, process, reporting
 from registry_admin.discovery.identity import IdentityOptions, own_spec
 from registry_admin.discovery.membership import Membership
 from registry_admin.discovery.probe import Answer
@@ -180,6 +180,7 @@ class Registration:
         if self.spec is not None:
             return registry, self.spec
         spec = own_spec(self._name, self._options, environ=os.environ, consul=registry.api.config)
+        reporting.known_as(spec.name)
         registry.api.refuse_own_port(spec.address, spec.port)
         return registry, spec
 

@@ -118,6 +118,7 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
         "CONSUL_HTTP_ADDR": settings.consul_url,
         "DATABASE_URL": embedded_postgres.url(settings.postgres, settings.ports["POSTGRES_PORT"]),
         "DJANGO_SECRET_KEY": settings.secret("django-secret-key"),
+        "REGISTRY_REPORT_TOKEN": settings.secret("report-token"),
         "DJANGO_HTTPS": "0",  # served on loopback only
         **more,
     }

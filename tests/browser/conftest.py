@@ -122,5 +122,5 @@ def operator_page(tab: Page, live_server: Any) -> Page:
     tab.get_by_label("Username").fill("operator")
     tab.get_by_label("Password").fill("a password for tests")
     tab.get_by_role("button", name="Log in").click()
-    tab.get_by_role("heading", name="Select service to change").wait_for()
+    tab.get_by_role("heading", name="Services", exact=True).wait_for()
     return tab

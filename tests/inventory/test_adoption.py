@@ -46,7 +46,7 @@ def adopt(operator, sync) -> Callable[..., str]:
         before()
         chosen = list(ObservedInstance.objects.filter(consul_id__in=ids).values_list("pk", flat=True))
         assert len(chosen) == len(ids)
-        return said(operator, OBSERVED, {"action": "adopt", "_selected_action": chosen})
+        return said(operator, OBSERVED, {"action": "adopt", "_selected_action": chosen, "confirmed": "yes"})
 
     return act
 
@@ -318,7 +318,7 @@ def test_who_may_not_declare_may_not_adopt(consul, by_hand, sync, make_user, cli
     chosen = ObservedInstance.objects.get().pk
     client = client_of(make_user("view_observedinstance", "add_service"))
     assert b'value="adopt"' not in client.get(OBSERVED).content
-    client.post(OBSERVED, {"action": "adopt", "_selected_action": [chosen]})
+    client.post(OBSERVED, {"action": "adopt", "_selected_action": [chosen], "confirmed": "yes"})
     assert Service.objects.count() == 0
     assert consul.agent_instances()[one].owner == ""
 

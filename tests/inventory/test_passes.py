@@ -98,7 +98,9 @@ def test_what_is_evicted_stays_so_until_somebody_asks_for_it(own_agent, declare,
     row = Instance.objects.get(port=8001)
     assert (row.sync_status, row.evicted_reason) == (SyncStatus.EVICTED, "critical for 31 s")
     assert ids(own_agent) == ports(8002)
-    operator.post("/admin/inventory/service/", {"action": "sync_now", "_selected_action": [service.pk]})
+    operator.post(
+        "/admin/inventory/service/", {"action": "sync_now", "_selected_action": [service.pk], "confirmed": "yes"}
+    )
     assert ids(own_agent) == ports(8001, 8002)
     row.refresh_from_db()
     assert (row.sync_status, row.evicted_at) == (SyncStatus.SYNCED, None)
