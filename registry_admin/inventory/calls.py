@@ -89,7 +89,8 @@ def _upsert(rows: Sequence[Sequence[Any]]) -> None:
         f"INSERT INTO {table} (at, caller, called, calls, failures, milliseconds, slowest_ms) "  # noqa: S608
         f"VALUES {values} "
         f"ON CONFLICT (at, caller, called) DO UPDATE SET calls = {table}.calls + excluded.calls, "
-        f"failures = {table}.failures + excluded.failures, milliseconds = {table}.milliseconds + excluded.milliseconds, "
+        f"failures = {table}.failures + excluded.failures, "
+        f"milliseconds = {table}.milliseconds + excluded.milliseconds, "
         f"slowest_ms = {greatest}({table}.slowest_ms, excluded.slowest_ms)"
     )
     with connection.cursor() as cursor:

@@ -70,7 +70,8 @@ def fill(count: int, *, per_service: int = 10, seed: int = 1) -> None:
     observed = [_observed(instance, now) for instance in instances if instance.sync_status != SyncStatus.MISSING]
     observed += _foreign(count // 10, now)
     ObservedInstance.objects.bulk_create(observed, batch_size=BATCH)
-    HealthTransition.objects.bulk_create(_transitions(instances, now, chance), batch_size=BATCH)
+    transitions = sorted(_transitions(instances, now, chance), key=lambda one: one.at)
+    HealthTransition.objects.bulk_create(transitions, batch_size=BATCH)
     SyncRun.objects.bulk_create(_runs(instances, now, chance), batch_size=BATCH)
     CallCount.objects.bulk_create(_calls(services[:40], now, chance), batch_size=BATCH)
     ObservationGap.objects.create(

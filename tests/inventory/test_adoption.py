@@ -427,7 +427,7 @@ def test_a_release_asks_first_and_until_then_changes_nothing(consul, declare, op
     chosen = {"action": "release", "_selected_action": [declared.pk]}
     page = operator.post(SERVICES, chosen).content.decode()
     assert "Yes, release them" in page
-    assert "1 service with 1 instance will be deleted here" in page
+    assert "1 service(s) with 1 instance(s) will be deleted here" in page
     operator.get(SERVICES, chosen | {"confirmed": "yes"})
     assert (Service.objects.count(), consul.agent_instances()) == (1, before)
 

@@ -118,7 +118,7 @@ def service_map(*, window: str, sort: str, now: datetime) -> Map:
                 failures=row["failures_sum"],
                 mean_ms=row["mean_ms"],
                 slowest_ms=row["slowest"],
-                last=row["last"] + timedelta(minutes=5),
+                last=min(now, row["last"] + timedelta(minutes=5)),
                 per_minute=row["calls_sum"] / minutes,
             )
         )

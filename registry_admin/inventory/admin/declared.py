@@ -203,8 +203,8 @@ class ServiceAdmin(RegistryAdmin):
         ]
         meaning = (
             f"The declarations of {chosen.count()} service(s) with {len(items)} instance(s) will be deleted here. "
-            "In Consul everything stays as it is, but without this inventory's mark: it will be neither changed nor removed from "
-            "here any more."
+            "In Consul everything stays as it is, but without this inventory's mark: it will be neither changed nor "
+            "removed from here any more."
         )
         if page := preview(self, request, chosen, items, meaning=meaning, button="Yes, release them"):
             return page

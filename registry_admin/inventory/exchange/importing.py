@@ -159,7 +159,7 @@ class _Comparison:
         row = self._match(service, entry)
         before = _values(row, INSTANCE_FIELDS) if row.pk else {}
         row.service = service
-        ok = self._fill(row, entry, INSTANCE_FIELDS, check=service_is_ok)
+        ok = self._fill(row, entry, INSTANCE_FIELDS)
         if ok and service_is_ok:
             key = row.consul_id.lower()
             other = self._instances.get(key)
@@ -183,7 +183,7 @@ class _Comparison:
         same = (one for one in self._instances.values() if one.service_id == service.pk and service.pk)
         return next((one for one in same if (one.address, one.port) == place), Instance())
 
-    def _fill(self, row: Any, entry: Entry, names: Iterable[str], *, check: bool = True) -> bool:
+    def _fill(self, row: Any, entry: Entry, names: Iterable[str]) -> bool:
         """Puts the entry's values (and defaults for the rest) into the row; whether all of them are valid."""
         problems = len(self._problems)
         for name in names:
@@ -194,8 +194,8 @@ class _Comparison:
                 self._problems.append(entry.problem(wrong, _shown_name(name)))
             else:
                 setattr(row, name, value)
-        if len(self._problems) > problems or not check:
-            return len(self._problems) == problems
+        if len(self._problems) > problems:
+            return False
         try:
             row.clean()
             row.clean_fields(exclude=["service"])

@@ -15,7 +15,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function layout({ nodes, edges }) {
     const graph = new dagre.graphlib.Graph({ multigraph: false });
-    graph.setGraph({ rankdir: "LR", nodesep: 22, ranksep: 110, marginx: 12, marginy: 12 });
+    graph.setGraph({ rankdir: "LR", nodesep: 14, ranksep: 70, marginx: 12, marginy: 12 });
     graph.setDefaultEdgeLabel(() => ({}));
     for (const node of nodes) graph.setNode(node.name, { width: node.name.length * LETTER + 46, height: HEIGHT, node });
     for (const edge of edges) {
@@ -36,9 +36,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const data = JSON.parse(text);
     const graph = layout(data);
     const { width, height } = graph.graph();
+    const scale = Math.max(0.55, Math.min(1, (picture.clientWidth - 2) / width));
     const most = Math.max(...data.edges.map((edge) => edge.calls));
     const summary = data.edges.map((edge) => `${edge.from} calls ${edge.to}: ${edge.label}`).join("; ");
-    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "map", role: "group", "aria-labelledby": "map-title" },
+    const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, width: width * scale, height: height * scale, class: "map", role: "group", "aria-labelledby": "map-title" },
       element("title", { id: "map-title" }, "Who calls whom"), element("desc", {}, summary),
       element("defs", {}, element("marker", { id: "map-arrow", viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 7, markerHeight: 7, markerUnits: "userSpaceOnUse", orient: "auto" },
         element("path", { d: "M0 0L10 5L0 10z", class: "map-arrow" }))));

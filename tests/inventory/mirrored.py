@@ -1,0 +1,59 @@
+"""Rows as a look at Consul leaves them, for pages that are made from them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
+
+NODE = "node-1"
+HOSTILE = "</textarea><script>alert(1)</script>\x1b[31m\u202e"
+
+
+def look() -> ConsulContact:
+    """Consul was seen just now."""
+    contact, _ = ConsulContact.objects.update_or_create(
+        pk=1, defaults={"reachable": True, "problem": "", "seen_at": timezone.now(), "node": NODE}
+    )
+    return contact
+
+
+def declare(name: str = "api", instances: int = 1, *, first_port: int = 8000, **fields: Any) -> Service:
+    """A service whose instances are in Consul as declared, passing."""
+    service = Service.objects.create(
+        **{"name": name, "check_kind": "tcp", "sync_status": "synced", "health": "passing"} | fields
+    )
+    for number in range(instances):
+        row = Instance.objects.create(service=service, address="127.0.0.1", port=first_port + number)
+        Instance.objects.filter(pk=row.pk).update(claimed=True, sync_status="synced")
+        observe(row.consul_id, name, port=row.port, owner="registry-admin", sync_status="synced")
+    return service
+
+
+def observe(consul_id: str, service: str = "api", **fields: Any) -> ObservedInstance:
+    """An instance in Consul, somebody else's unless said otherwise."""
+    hour_ago = timezone.now() - timedelta(hours=1)
+    columns = {
+        "node": NODE, "address": "127.0.0.1", "port": 9000, "sync_status": "unmanaged", "health": "passing",
+        "first_seen": hour_ago, "health_since": hour_ago,
+    }  # fmt: skip
+    return ObservedInstance.objects.create(consul_id=consul_id, service_name=service, **columns | fields)
+
+
+def fail(consul_id: str, output: str = "connection refused") -> None:
+    """Its check fails, and its service is critical."""
+    rows = ObservedInstance.objects.filter(consul_id=consul_id)
+    check = {"id": f"service:{consul_id}", "name": "check", "status": "critical", "output": output}
+    rows.update(health="critical", checks=[check])
+    Service.objects.filter(name=rows.get().service_name).update(health="critical")
+
+
+def lose(consul_id: str, status: str = "missing", reason: str = "not in Consul any more") -> None:
+    """It isn't in Consul any more."""
+    ObservedInstance.objects.filter(consul_id=consul_id).delete()
+    rows = Instance.objects.filter(consul_id=consul_id)
+    rows.update(sync_status=status, sync_reason=reason, sync_cause="removed by hand", sync_action="register")
+    Service.objects.filter(pk=rows.get().service_id).update(sync_status=status)
