@@ -55,7 +55,7 @@ def test_a_service_declared_in_the_form_turns_up_in_consul_and_its_health_in_the
     assert page.evaluate("window.notReloaded") is True
 
     page.get_by_role("link", name="Services", exact=True).click()
-    page.locator("#result_list .chip", has_text="Critical").wait_for()
+    page.locator("#services .chip", has_text="Critical").wait_for()
 
 
 def test_when_consul_goes_away_the_open_page_stops_showing_green(operator_page, start_watcher, proxy, http_service):

@@ -113,10 +113,10 @@ def test_reports_at_once_lose_nothing():
 
 
 def test_the_map_shows_pairs_and_who_is_in_none(operator):
-    mirrored.look()
     mirrored.declare("backend-api")
     mirrored.declare("lonely", first_port=8100)
     mirrored.fail("backend-api-127.0.0.1-8000")
+    mirrored.look()
     assert b"No calls are known" in operator.get("/map/").content
     post(report())
     text = operator.get("/map/").content.decode()
