@@ -71,9 +71,20 @@ class InstanceForm(forms.ModelForm):
     extra_tags = TagsField(help_text="")
     extra_meta = MetaField(help_text="", widget=forms.Textarea(attrs={"rows": 1, "cols": 18}))
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, field in self.fields.items():  # the columns' heads are no labels to a screen reader
+            field.widget.attrs.setdefault("aria-label", str(field.label or name.replace("_", " ")))
+
 
 class InstanceFormSet(forms.BaseInlineFormSet):
     """All instances of a service."""
+
+    def add_fields(self, form: forms.BaseForm, index: int | None) -> None:
+        """As stock, and the box that deletes has a name for screen readers."""
+        super().add_fields(form, index)
+        if "DELETE" in form.fields:
+            form.fields["DELETE"].widget.attrs["aria-label"] = f"Delete {form.instance}"
 
     def clean(self) -> None:
         """Refuses a service ID that is there twice: the database alone would notice, and only while saving."""

@@ -37,16 +37,16 @@ def test_from_declaring_to_eviction_and_back_without_reloading(
     start_watcher()
     declare_by_form(page, "backend-api", port)
     Service.objects.update(deregister_after="5s")
-    page.get_by_role("link", name="Services", exact=True).click()
+    page.get_by_role("navigation", name="Sections").get_by_role("link", name="Services").click()
     page.evaluate("window.notReloaded = true")
     shown = row(page, "backend-api")
     chip(shown, "Synced")
     chip(shown, "Passing")
-    page.get_by_text("Nothing needs attention").wait_for()
+    page.locator("#attention-title", has_text="Nothing needs attention").wait_for()
 
     service.stop()
     chip(shown, "Critical")
-    page.get_by_text("1 service needs attention").wait_for()
+    page.locator("#attention-title", has_text="1 service needs attention").wait_for()
     page.locator("#attention").get_by_text("connection refused").first.wait_for()
     chip(shown, "Evicted")
     assert not consul.agent_instances()
@@ -89,7 +89,7 @@ def test_when_consul_goes_away_the_banner_is_there_within_seconds_and_nothing_is
     page, service = operator_page, http_service()
     start_watcher()
     declare_by_form(page, "backend-api", service.port)
-    page.get_by_role("link", name="Services", exact=True).click()
+    page.get_by_role("navigation", name="Sections").get_by_role("link", name="Services").click()
     chip(row(page, "backend-api"), "Passing")
 
     proxy.cut()
@@ -180,7 +180,7 @@ def test_what_the_reader_is_doing_stays_while_the_page_changes(operator_page, li
     page.get_by_label("Service").fill("half a wo")
     mirrored.lose("api-127.0.0.1-8003")
     bump()
-    page.get_by_text("3 instances differ").wait_for()
+    page.locator(".drift-summary", has_text="3 instances differ").wait_for()
     assert box.is_checked()
     assert page.get_by_label("Service").input_value() == "half a wo"
     assert page.evaluate("document.activeElement.name") == "service"

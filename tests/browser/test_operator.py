@@ -54,7 +54,7 @@ def test_a_service_declared_in_the_form_turns_up_in_consul_and_its_health_in_the
     pane.get_by_text("connection refused").wait_for()
     assert page.evaluate("window.notReloaded") is True
 
-    page.get_by_role("link", name="Services", exact=True).click()
+    page.get_by_role("navigation", name="Sections").get_by_role("link", name="Services").click()
     page.locator("#services .chip", has_text="Critical").wait_for()
 
 
@@ -89,7 +89,12 @@ def test_a_page_that_has_lost_the_site_says_so_and_recovers(operator_page, live_
     page.complaints.clear()
 
 
-@pytest.mark.parametrize("where", ["service/", "service/{pk}/change/", "observedinstance/", "syncrun/", ""])
+@pytest.mark.parametrize(
+    "where",
+    ["admin/inventory/service/", "admin/inventory/service/{pk}/change/", "admin/inventory/service/import/",
+     "admin/inventory/observedinstance/", "admin/inventory/syncrun/", "admin/inventory/", "", "services/{name}/",
+     "drift/", "drift/prune/", "history/", "history/syncs/", "history/changes/", "map/"],
+)  # fmt: skip
 def test_pages_fit_a_screen_of_400_pixels(operator_page, live_server, where):
     page = operator_page
     service = Service.objects.create(
@@ -97,6 +102,6 @@ def test_pages_fit_a_screen_of_400_pixels(operator_page, live_server, where):
     )
     Instance.objects.create(service=service, address="10.20.30.40", port=65000)
     page.set_viewport_size({"width": 400, "height": 800})
-    page.goto(f"{live_server.url}/admin/inventory/{where.format(pk=service.pk)}")
+    page.goto(f"{live_server.url}/{where.format(pk=service.pk, name=service.name)}")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 400
     assert page.locator("#content h1, #content h2").first.is_visible()

@@ -66,6 +66,7 @@ def test_a_stranger_is_adopted_and_released_again(operator_page, live_server, st
     page.get_by_role("row", name=re.compile("legacy-1")).get_by_role("checkbox").check()
     page.get_by_label("Action:").select_option(label="Adopt: declare as it is there")
     page.get_by_role("button", name="Go").click()
+    page.get_by_role("button", name="Yes, adopt them").click()
     page.get_by_text("Declared as in Consul: legacy-1.").wait_for()
     wait_until(lambda: consul.agent_instances()["legacy-1"].owner, what="our mark")
 
@@ -73,7 +74,7 @@ def test_a_stranger_is_adopted_and_released_again(operator_page, live_server, st
     page.get_by_role("row", name=re.compile("legacy")).get_by_role("checkbox").check()
     page.get_by_label("Action:").select_option(label="Release: keep in Consul, drop the declaration")
     page.get_by_role("button", name="Go").click()
-    page.get_by_role("heading", name="Release services").wait_for()
+    page.get_by_role("heading", name="Release them").wait_for()
     page.get_by_role("button", name="Yes, release them").click()
     page.get_by_text("Released, and left in Consul as they are: legacy-1.").wait_for()
     assert dict(consul.agent_instances()["legacy-1"].meta) == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -60,6 +60,15 @@ class RegistryAdmin(admin.ModelAdmin):
         """With the banner's text, and who leads."""
         extra = {"freshness": self.freshness_of(request), "lease": lease(), **(extra_context or {})}
         return super().changelist_view(request, extra)
+
+
+class ValuesFilter(admin.AllValuesFieldListFilter):
+    """All values that there are; the empty one has a name too, or its link would have no words."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """As the stock filter's."""
+        for choice in super().choices(changelist):
+            yield choice if choice["display"] else {**choice, "display": "(none)"}
 
 
 class ReadOnlyAdmin(RegistryAdmin):

@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 
 from registry_admin.errors import RegistryError
 from registry_admin.inventory import acting, services
-from registry_admin.inventory.admin.base import RegistryAdmin
+from registry_admin.inventory.admin.base import RegistryAdmin, ValuesFilter
 from registry_admin.inventory.admin.importing import export_view, import_view
 from registry_admin.inventory.admin.previewing import preview
 from registry_admin.inventory.adoption import release
@@ -49,7 +49,7 @@ class ServiceAdmin(RegistryAdmin):
     form = ServiceForm
     inlines = [InstanceInline]
     list_display = ["name", "sync_status", "health", "instance_count", "owner", "enabled", "updated_at", "page"]
-    list_filter = ["sync_status", "health", "enabled", "check_kind", "owner"]
+    list_filter = ["sync_status", "health", "enabled", "check_kind", ("owner", ValuesFilter)]
     search_fields = ["name", "description", "owner", "instances__address", "instances__consul_id"]
     search_help_text = "Name, description, owner, address or service ID"
     actions = ["sync_now", "enable", "disable", "release", "export"]

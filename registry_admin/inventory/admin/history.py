@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 
-from registry_admin.inventory.admin.base import ReadOnlyAdmin
+from registry_admin.inventory.admin.base import ReadOnlyAdmin, ValuesFilter
 from registry_admin.inventory.models import HealthTransition, SyncRun
 from registry_admin.reconcile.rendering import visible
 
@@ -62,7 +62,7 @@ class HealthTransitionAdmin(ReadOnlyAdmin):
     """How the health of each instance went."""
 
     list_display = ["when", "consul_id", "service_name", "change", "brief"]
-    list_filter = ["after", "at", "node"]
+    list_filter = [("after", ValuesFilter), "at", ("node", ValuesFilter)]
     search_fields = ["consul_id", "service_name", "output"]
     fields = ["when", "service_name", "consul_id", "node", "change", "output"]
 

@@ -11,7 +11,7 @@ from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
 from registry_admin.inventory import services
-from registry_admin.inventory.admin.base import ReadOnlyAdmin
+from registry_admin.inventory.admin.base import ReadOnlyAdmin, ValuesFilter
 from registry_admin.inventory.admin.previewing import preview
 from registry_admin.inventory.adoption import adopt
 from registry_admin.inventory.models import Health, ObservedInstance
@@ -27,7 +27,7 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     list_display = [
         "consul_id", "service_name", "place", "node", "sync_status", "health", "health_since", "what_is_wrong",
     ]  # fmt: skip
-    list_filter = ["sync_status", "health", "registered_itself", "owner", "node"]
+    list_filter = ["sync_status", "health", "registered_itself", ("owner", ValuesFilter), ("node", ValuesFilter)]
     actions = ["adopt"]
     search_fields = ["consul_id", "service_name", "address"]
     fields = [
