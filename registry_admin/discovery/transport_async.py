@@ -14,7 +14,7 @@ import requests
 import yarl
 from aiohttp.client_proto import ResponseHandler
 
-from registry_admin.discovery.connection import CONNECT_TIMEOUT_S, KEPT_ALIVE_S
+from registry_admin.discovery.connection import CONNECT_TIMEOUT_S, KEPT_ALIVE_S, readable
 from registry_admin.discovery.faults import in_words
 from registry_admin.discovery.framing import UnreadableReplyError, checked
 from registry_admin.discovery.policy import AttemptError, Outcome
@@ -28,11 +28,17 @@ _NOTHING_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class _Connection(ResponseHandler):
-    """One on which something was said that nobody asked for is not used again: aiohttp would take it for a reply."""
+    """One that was closed, or on which something was said that nobody asked for, is not used again.
+
+    aiohttp would take the latter for a reply. The event loop may not have noticed yet, so the socket itself is asked.
+    """
 
     def is_connected(self) -> bool:
         """Whether another request may go over it."""
-        return super().is_connected() and not self._buffer and not self._tail
+        if not super().is_connected() or self._buffer or self._tail or self.transport is None:
+            return False
+        sock = self.transport.get_extra_info("socket")
+        return sock is None or not readable([sock], 0.0)
 
 
 class AsyncTransport:
@@ -52,7 +58,6 @@ class AsyncTransport:
         session = self._sessions.get(asyncio.get_running_loop())
         if session is None or session.closed:
             session = await self._new_session()
-        await asyncio.sleep(0)  # lets the loop notice which idle connections were closed, or said what nobody asked for
         try:
             return await self._exchange(session, request, root, headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

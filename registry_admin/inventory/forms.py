@@ -80,7 +80,7 @@ class InstanceForm(forms.ModelForm):
 class InstanceFormSet(forms.BaseInlineFormSet):
     """All instances of a service."""
 
-    def add_fields(self, form: forms.BaseForm, index: int | None) -> None:
+    def add_fields(self, form: Any, index: int | None) -> None:
         """As stock, and the box that deletes has a name for screen readers."""
         super().add_fields(form, index)
         if "DELETE" in form.fields:
