@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -130,13 +131,14 @@ def measure(
     edges = [began + size * number for number in range(buckets)] + [ended]
     up, known, planned = [0.0] * buckets, [0.0] * buckets, [0.0] * buckets
     blind = _merged(gaps)
-    for stretch in (one for instance in instances for one in instance):
+    # Most instances of a service have lived alike: each life is looked at once.
+    for stretch, times in Counter(one for instance in instances for one in instance).items():
         if stretch.health in UNSEEN:
             continue
         for a, b in _outside(stretch, blind):
             first = max(0, int((a - began) / size))
             for number in range(first, buckets):
-                seconds = (min(b, edges[number + 1]) - max(a, edges[number])).total_seconds()
+                seconds = times * (min(b, edges[number + 1]) - max(a, edges[number])).total_seconds()
                 if seconds <= 0:
                     if edges[number] >= b:
                         break

@@ -35,7 +35,7 @@ PAGE_SIZE = 50
 MAX_CELLS = 24
 MAX_ATTENTION = 20
 REASONS = 3  # of each service
-MANY = 500  # instances that are looked at for them
+MANY = 100  # instances that are looked at for them
 BARS, BARS_SHOW = 30, timedelta(hours=24)
 
 # The most pressing first.

@@ -22,6 +22,7 @@ class RegistryAdmin(admin.ModelAdmin):
 
     change_list_template = "admin/inventory/change_list.html"
     show_full_result_count = False
+    list_per_page = 50
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Notes once per request how old what we know is, for every row's chips."""
