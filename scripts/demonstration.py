@@ -109,7 +109,8 @@ def _observe_stranger() -> None:
     now = timezone.now()
     ObservedInstance.objects.create(
         node=NODE, consul_id="legacy-reports", service_name="legacy-reports", address="10.20.0.90", port=9090,
-        sync_status="unmanaged", health="passing", health_since=now - timedelta(days=4), first_seen=now - timedelta(days=4),
+        sync_status="unmanaged", health="passing", health_since=now - timedelta(days=4),
+        first_seen=now - timedelta(days=4),
     )  # fmt: skip
 
 

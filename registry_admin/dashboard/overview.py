@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from registry_admin.dashboard.pages import Page, page
 from registry_admin.dashboard.selectors import overview as selectors
+from registry_admin.dashboard.selectors.attention import attention
 from registry_admin.inventory.models import Health, SyncStatus
 
 _COUNTED_SYNCS = [
@@ -28,7 +29,7 @@ def overview(request: HttpRequest) -> Page:
         "counts": counts,
         "healths": [(one, counts.health.get(one, 0)) for one in _COUNTED_HEALTHS],
         "syncs": [(one, counts.sync.get(one, 0)) for one in _COUNTED_SYNCS],
-        "attention": selectors.attention() if counts.pressing else [],
+        "attention": attention() if counts.pressing else [],
         "rows": rows,
         "has_more": has_more,
         "first": first,

@@ -78,7 +78,7 @@ def announce(settings: Settings) -> None:
     port = settings.ports
     say(
         f"\nEverything runs.\n"
-        f"  Admin      http://localhost:{port['WEB_PORT']}/admin/\n"
+        f"  Dashboard  http://localhost:{port['WEB_PORT']}/\n"
         f"             user {preparation.ADMIN}, password {settings.secret(preparation.PASSWORD_FILE)}\n"
         f"  Consul     http://localhost:{port['CONSUL_PORT']}/ui/\n"
         f"Try:\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,12 +134,6 @@ def drift(wanted: Wanted) -> Drift:
         prunable=prunable,
         unmanaged=ObservedInstance.objects.filter(sync_status=SyncStatus.UNMANAGED).count(),
     )
-
-
-def applicable(consul_ids: Collection[str]) -> list[str]:
-    """Those of them that a pass would do something about. One query."""
-    rows = Instance.objects.filter(consul_id__in=consul_ids).exclude(sync_action="")
-    return list(rows.values_list("consul_id", flat=True))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 from django.db.models import F, FloatField, Max, Min, Sum
 from django.db.models.functions import Cast, Lower
 
-from registry_admin.dashboard.selectors.overview import HEALTHS, rank
+from registry_admin.dashboard.selectors.urgency import HEALTHS, rank
 from registry_admin.inventory.models import CallCount, ObservedInstance, Service
 
 WINDOWS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}

@@ -12,7 +12,7 @@ from django.db.models.functions import Cast, Coalesce, Lower
 from registry_admin.consul.types import RESERVED_META
 from registry_admin.dashboard.availability import Availability
 from registry_admin.dashboard.selectors.availability import availability_of
-from registry_admin.dashboard.selectors.overview import HEALTHS, rank
+from registry_admin.dashboard.selectors.urgency import HEALTHS, rank
 from registry_admin.inventory.models import Health, HealthTransition, Instance, ObservedInstance, Service, SyncRun
 
 PAGE_SIZE = 50
