@@ -249,7 +249,7 @@ def test_what_is_not_current_is_never_shown_green_and_a_banner_says_why(observed
         assert "chip-passing" not in text, page
         assert "chip-synced" not in text, page
         assert "Unknown <small>(was Passing)</small>" in text, page
-        assert 'class="registry-banner"' in text, page
+        assert 'class="registry-banner registry-unsure"' in text, page
         assert ("refused the connection" if why == "unreachable" else "4\xa0minutes old") in text, page
 
 

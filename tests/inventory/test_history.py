@@ -11,7 +11,7 @@ from django.utils import timezone
 from registry_admin.errors import ConsulUnavailableError, StoreUnavailableError, UnsafePlanError
 from registry_admin.inventory import history
 from registry_admin.inventory.history import Run
-from registry_admin.inventory.models import ConsulContact, HealthTransition, SyncRun
+from registry_admin.inventory.models import CallCount, ConsulContact, HealthTransition, ObservationGap, SyncRun
 from registry_admin.reconcile.apply import ItemResult
 from registry_admin.reconcile.plan import Action, Cause, FieldChange, PlanItem, SyncStatus
 
@@ -192,6 +192,11 @@ def test_what_is_older_is_forgotten_in_batches_and_counted(monkeypatch, dry_run)
         at = now - timedelta(days=age)
         SyncRun.objects.create(trigger=WATCH, outcome="done", started_at=at)
         HealthTransition.objects.bulk_create([HealthTransition(at=at), HealthTransition(at=at)])
-    assert history.prune(timedelta(days=30), dry_run=dry_run, now=now) == {"runs": 5, "transitions": 10}
+        CallCount.objects.create(at=at, caller="a", called="b")
+        ObservationGap.objects.create(began_at=at, ended_at=at + timedelta(hours=1))
+    ObservationGap.objects.create(began_at=now - timedelta(days=40))  # it goes on
+    assert history.prune(timedelta(days=30), dry_run=dry_run, now=now) == {
+        "runs": 5, "transitions": 10, "gaps": 5, "calls": 5,
+    }  # fmt: skip
     assert (SyncRun.objects.count(), HealthTransition.objects.count()) == ((8, 16) if dry_run else (3, 6))
     assert SyncRun.objects.first().started_at == now - timedelta(days=1)

@@ -134,7 +134,7 @@ def test_what_is_announced_is_there(run: Callable[..., Run]) -> None:
     login = re.search(r"user (\S+), password (\S+)", running.said)
     assert login, running.said
     page = f"http://localhost:{running.ports['WEB_PORT']}/admin/login/"
-    assert page.removesuffix("login/") in running.said
+    assert page.removesuffix("admin/login/") in running.said
     with requests.Session() as session:
         session.get(page, timeout=30)
         form = {"username": login[1], "password": login[2], "csrfmiddlewaretoken": session.cookies["csrftoken"]}
