@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from registry_admin.inventory.models import ConsulContact, HealthTransition, ObservedInstance
+from registry_admin.inventory.models import ConsulContact, HealthTransition, ObservedInstance, Service
 from tests.inventory import mirrored
 
 pytestmark = pytest.mark.django_db
@@ -151,6 +151,18 @@ def test_sorting(seen, html):
     assert listed(html("sort=health"))[0] == "b"
     assert listed(html("sort=sync"))[0] == "c"
     assert 'aria-sort="descending"' in html("sort=-name")
+
+
+def test_the_last_change_is_that_of_the_declaration_or_of_health(seen, html):
+    for number, name in enumerate(("old", "new")):
+        mirrored.declare(name, first_port=8000 + 100 * number)
+    long_ago = timezone.now() - timedelta(days=9)
+    Service.objects.update(updated_at=long_ago)
+    ObservedInstance.objects.filter(service_name="old").update(health_since=long_ago)
+    text = html("sort=changed")
+    assert listed(text) == ["new", "old"]
+    assert f"{long_ago:%Y-%m-%d %H:%M:%S} UTC" in text.partition('id="row-old"')[2]
+    assert f"{long_ago:%Y-%m-%d %H:%M:%S} UTC" not in text.partition('id="row-new"')[2].partition("</tr>")[0]
 
 
 def test_many_services_come_in_pages(seen, html):

@@ -18,10 +18,11 @@ from django.db.models import (
     OuterRef,
     Q,
     QuerySet,
+    Subquery,
     TextField,
     Value,
 )
-from django.db.models.functions import Cast, Lower
+from django.db.models.functions import Cast, Coalesce, Greatest, Lower
 
 from registry_admin.dashboard.availability import Availability
 from registry_admin.dashboard.selectors.availability import availability_of
@@ -203,11 +204,17 @@ def _declared_rows(wanted: Wanted) -> Any:
             shown_owner=Cast("owner", CharField(max_length=512)),
             health_rank=rank("health", HEALTHS),
             sync_rank=rank("sync_status", SYNCS),
-            changed=F("updated_at"),
+            changed=_last_change() if wanted.sort.endswith("changed") else F("updated_at"),
             ours=Value(1),
         )
         .values(*_COLUMNS)
     )
+
+
+def _last_change() -> Greatest:
+    """Of the declaration, or of an instance's health: asked for every service, so only where that is sorted by."""
+    seen = ObservedInstance.objects.filter(service_name=OuterRef("name")).order_by("-health_since")
+    return Greatest("updated_at", Coalesce(Subquery(seen.values("health_since")[:1]), F("updated_at")))
 
 
 def _foreign_rows(wanted: Wanted) -> Any:
@@ -239,10 +246,11 @@ def _fill(rows: Mapping[str, Row], *, now: datetime) -> None:
     for row in rows.values():
         cells = absent.get(row.key, []) + [
             Cell(id=consul_id, place=f"{address}:{port}", state=health, word=Health(health).label)
-            for _, consul_id, health, _, address, port in sorted(
+            for _, consul_id, health, _, address, port, _ in sorted(
                 there.get(row.key, ()), key=lambda one: (HEALTHS.index(Health(one[2])), one[1])
             )
         ]
+        row.changed = max(filter(None, [row.changed, *(one[6] for one in there.get(row.key, ()))]), default=None)
         row.cells, row.instances = cells[:MAX_CELLS], len(cells)
     current = {(key, one[0], one[1]): (one[2], one[3]) for key, ones in there.items() for one in ones}
     bars = availability_of(rows, now=now, window=BARS_SHOW, buckets=BARS, there=current)
@@ -257,19 +265,19 @@ def _instances(keys: Iterable[str]) -> tuple[dict[str, list[tuple[Any, ...]]], d
         ObservedInstance.objects.annotate(key=Lower("service_name"))
         .filter(key__in=wanted)
         .order_by()
-        .values_list("key", "node", "consul_id", "health", "first_seen", "address", "port")
+        .values_list("key", "node", "consul_id", "health", "first_seen", "address", "port", "health_since")
     )
     gone = (
         Instance.objects.annotate(key=Lower("service__name"))
         .filter(key__in=wanted, sync_status__in=[SyncStatus.MISSING, SyncStatus.EVICTED], enabled=True)
         .order_by()
-        .values_list("key", Value(""), "consul_id", "sync_status", "updated_at", "address", "port")
+        .values_list("key", Value(""), "consul_id", "sync_status", "updated_at", "address", "port", "updated_at")
     )
     there: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     one: list[Any]
     absent: dict[str, list[Cell]] = defaultdict(list)
     for key, *one in observed.union(gone, all=True):
-        _, consul_id, status, _, address, port = one
+        _, consul_id, status, _, address, port, _ = one
         if status in GONE:
             absent[key].append(
                 Cell(id=consul_id, place=f"{address}:{port}", state=status, word=SyncStatus(status).label)

@@ -41,8 +41,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const reply = await fetch(url, { headers, redirect: "manual", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     if (reply.status === 401 || reply.type === "opaqueredirect") throw new Error("You have been logged out: reload the page to log in.");
     if (reply.status === 304) return;
-    if (!reply.ok) throw new Error(`Registry Admin answered ${reply.status}.`);
-    const html = await reply.text();
+    if (!reply.ok && reply.status !== 404) throw new Error(`Registry Admin answered ${reply.status}.`);
+    const html = await reply.text(); // that of a 404 says that what was shown is gone
     region.etag = reply.headers.get("ETag") || "";
     Idiomorph.morph(region.element, html, keep);
     region.element.dispatchEvent(new CustomEvent("registry:changed", { bubbles: true }));
