@@ -1,4 +1,4 @@
-"""What the dashboard draws too often for a template: a page has a thousand cells."""
+"""What the dashboard draws too often for a template: a page has a thousand cells and bars."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from django import template
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from registry_admin.dashboard.availability import Availability
 from registry_admin.dashboard.selectors.overview import Row
 from registry_admin.inventory.selectors import Freshness
 
@@ -29,3 +30,20 @@ def cells(row: Row, freshness: Freshness) -> SafeString:
     )
     more = format_html('<li class="registry-quiet">+{}</li>', row.more) if row.more else ""
     return format_html('<ul class="registry-cells">{}{}</ul>', drawn, more)
+
+
+@register.simple_tag
+def bars(availability: Availability, *, titles: bool = False) -> SafeString:
+    """Availability as an SVG with a text alternative; with `titles` each bar says on hover what it stands for."""
+    if titles:
+        drawn = format_html_join(
+            "",
+            '<rect class="bar-{}" x="{}" y="{}" width="0.75" height="{}"><title>{}</title></rect>',
+            ((bar.state, x, bar.top, bar.height, bar.in_words) for x, bar in enumerate(availability.buckets)),
+        )
+    else:
+        drawn = format_html_join("", '<path class="bar-{}" d="{}"/>', availability.paths)
+    return format_html(
+        '<svg class="registry-bars" viewBox="0 0 {} 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>',
+        len(availability.buckets), availability.in_words, drawn,
+    )  # fmt: skip
