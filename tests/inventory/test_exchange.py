@@ -238,7 +238,8 @@ def test_many_cost_no_query_each(count_queries):
 
     few = len(count_queries(lambda: prepare_import(text(5)).apply()))
     Service.objects.all().delete()
-    assert len(count_queries(lambda: prepare_import(text(300)).apply())) <= few
+    many = len(count_queries(lambda: prepare_import(text(300)).apply()))
+    assert many <= few + 20  # SQLite takes some forty rows at once
 
 
 words = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12).map(lambda text: f"s{text}")
