@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from registry_admin.dashboard.pages import Page, page
 from registry_admin.dashboard.selectors import service as selectors
+from registry_admin.dashboard.selectors.wording import page_number
 from registry_admin.errors import InvalidValueError, RegistryError
 from registry_admin.inventory import acting, services
 from registry_admin.inventory.adoption import adopt, release
@@ -30,17 +31,16 @@ def service(request: HttpRequest, name: str) -> Page | HttpResponse:
         return HttpResponseNotAllowed(["GET", "POST"])
     window = request.GET.get("window", "")
     window = window if window in selectors.WINDOWS else "24h"
-    number = request.GET.get("page", "")
-    number_of_page = min(int(number), 100_000) if number.isascii() and number.isdigit() and number != "0" else 1
-    found = selectors.view(name, page=number_of_page, window=window, now=timezone.now())
+    number = page_number(request.GET)
+    found = selectors.view(name, page=number, window=window, now=timezone.now())
     if found is None:
         return Page(name="service_missing", title="No such service", context={"name": name}, status=404)
     context = {
         "view": found,
         "window": window,
         "windows": list(selectors.WINDOWS),
-        "page": number_of_page,
-        "has_more": found.total > number_of_page * selectors.PAGE_SIZE,
+        "page": number,
+        "has_more": found.total > number * selectors.PAGE_SIZE,
     }
     return Page(name="service", title=found.name, context=context)
 

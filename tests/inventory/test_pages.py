@@ -57,6 +57,12 @@ def test_nothing_inline_and_nothing_from_another_host_is_allowed(name, operator)
     assert all("src=" in script[:200] or 'type="application/json"' in script for script in html.split("<script")[1:])
 
 
+@pytest.mark.parametrize("page", ["0", "-1", "x", "\u0664", "9" * 5000])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_number_that_is_none_is_no_error(name, page, operator):
+    assert operator.get(reverse(f"dashboard:{name}"), {"page": page, "before": page}).status_code == 200
+
+
 def test_an_unchanged_page_is_not_sent_again_and_costs_one_query(seen, operator, count_queries):
     first = poll(operator)
     assert first.status_code == 200

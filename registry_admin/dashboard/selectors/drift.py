@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import Case, CharField, Count, IntegerField, Q, QuerySet, Value, When
 from django.db.models.functions import Cast
 
+from registry_admin.dashboard.selectors.wording import page_number
 from registry_admin.inventory.conf import conf
 from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, SyncStatus
 from registry_admin.reconcile.plan import Action, Cause, why_unsafe
@@ -39,13 +40,12 @@ class Wanted:
     @classmethod
     def of(cls, query: Mapping[str, Any]) -> Wanted:
         """From a query string; what isn't known is as if it weren't there."""
-        action, page = str(query.get("action", "")), str(query.get("page", ""))
-        cause = str(query.get("cause", ""))
+        action, cause = str(query.get("action", "")), str(query.get("cause", ""))
         return cls(
             action=action if action in ACTIONS else "",
             cause=cause if cause in set(Cause) else "",
             service=str(query.get("service", ""))[:200].replace("\x00", ""),
-            page=min(int(page), 100_000) if page.isascii() and page.isdigit() and page != "0" else 1,
+            page=page_number(query),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import OuterRef, Q, QuerySet, Subquery, Value
 from django.utils import timezone
 
+from registry_admin.dashboard.selectors.wording import in_words, page_number
 from registry_admin.inventory.models import Health, HealthTransition, Instance, Service, SyncRun
 
 PAGE_SIZE = 50
@@ -42,10 +43,7 @@ class Wanted:
         def among(name: str, known: Iterable[str]) -> str:
             return value if (value := text(name)) in known else ""
 
-        def number(name: str, default: int, most: int) -> int:
-            value = text(name)
-            return min(int(value), most) if value.isascii() and value.isdigit() and value != "0" else default
-
+        before = text("before")
         return cls(
             service=text("service"),
             instance=text("instance"),
@@ -54,8 +52,8 @@ class Wanted:
             trigger=among("trigger", SyncRun.Trigger.values),
             actor=text("actor"),
             since=among("since", SINCE),
-            before=number("before", 0, 2**62),
-            page=number("page", 1, 200),
+            before=min(int(before), 2**62) if before.isascii() and before.isdigit() and len(before) < 20 else 0,
+            page=page_number(query, most=200),
         )
 
     @property
@@ -219,8 +217,8 @@ def _told(kind: str, row: Any, former: Any, *, names: Mapping[int, str]) -> Decl
         for name in fields:
             before, after = getattr(former, name, None), getattr(row, name)
             if before != after and (former is not None or after not in ("", [], {}, None)):
-                old = "" if former is None else _shown(before)
-                changes.append(FieldChange(name=name.replace("_", " "), before=old, after=_shown(after)))
+                old = "" if former is None else in_words(before)
+                changes.append(FieldChange(name=name.replace("_", " "), before=old, after=in_words(after)))
     return DeclarationChange(
         at=row.history_date,
         what=row.name if kind == "service" else row.consul_id,
@@ -232,13 +230,3 @@ def _told(kind: str, row: Any, former: Any, *, names: Mapping[int, str]) -> Decl
         key=f"{kind}-{row.history_id}",
         changes=changes,
     )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} = {one}" for key, one in sorted(value.items())) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value in (None, "") else str(value)

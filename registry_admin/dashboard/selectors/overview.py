@@ -27,6 +27,7 @@ from django.db.models.functions import Cast, Coalesce, Greatest, Lower
 from registry_admin.dashboard.availability import Availability
 from registry_admin.dashboard.selectors.availability import availability_of
 from registry_admin.dashboard.selectors.urgency import GONE, HEALTHS, SYNCS, UNSYNCED, UNWELL, rank
+from registry_admin.dashboard.selectors.wording import page_number
 from registry_admin.inventory.models import Health, Instance, ObservedInstance, Service, SyncStatus
 
 PAGE_SIZE = 50
@@ -59,7 +60,6 @@ class Wanted:
     def of(cls, query: Mapping[str, Any]) -> Wanted:
         """From a query string."""
         sort = str(query.get("sort", ""))
-        page = str(query.get("page", ""))
         return cls(
             search=str(query.get("q", "")).strip()[:200].replace("\x00", ""),
             health=_known(query.get("health", ""), Health.values),
@@ -67,7 +67,7 @@ class Wanted:
             kind=_known(query.get("kind", ""), KINDS),
             owner=str(query.get("owner", ""))[:200].replace("\x00", ""),
             sort=sort if sort.removeprefix("-") in SORTS else "name",
-            page=min(int(page), 100_000) if page.isascii() and page.isdigit() and page != "0" else 1,
+            page=page_number(query),
         )
 
     @property

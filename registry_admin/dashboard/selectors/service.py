@@ -13,6 +13,7 @@ from registry_admin.consul.types import RESERVED_META
 from registry_admin.dashboard.availability import Availability
 from registry_admin.dashboard.selectors.availability import availability_of
 from registry_admin.dashboard.selectors.urgency import HEALTHS, rank
+from registry_admin.dashboard.selectors.wording import in_words
 from registry_admin.inventory.models import Health, HealthTransition, Instance, ObservedInstance, Service, SyncRun
 
 PAGE_SIZE = 50
@@ -88,8 +89,12 @@ class InstanceRow:
             ("meta", {**service.meta, **want.extra_meta}, own),
         ]
         told = {change["field"].partition(".")[0] for change in want.differences}
-        shown = [Field(name=name, declared=_shown(a), live=_shown(b), differs=name in told) for name, a, b in pairs] + [
-            Field(name=change["field"], declared=_shown(change["after"]), live=_shown(change["before"]), differs=True)
+        shown = [
+            Field(name=name, declared=in_words(a), live=in_words(b), differs=name in told) for name, a, b in pairs
+        ] + [
+            Field(
+                name=change["field"], declared=in_words(change["after"]), live=in_words(change["before"]), differs=True
+            )
             for change in want.differences
             if change["field"] in ("check", "owner")
         ]
@@ -99,14 +104,6 @@ class InstanceRow:
     def differing(self) -> list[Field]:
         """Only those that differ."""
         return [one for one in self.fields if one.differs]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} = {one}" for key, one in sorted(value.items())) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value in (None, "") else str(value)
 
 
 @dataclass(frozen=True, kw_only=True)
