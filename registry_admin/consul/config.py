@@ -1,4 +1,4 @@
-"""Where Consul is and how to speak to it: read from the environment once, validated, then passed around as a value."""
+"""Address, token and TLS of Consul: read from the environment once, validated, then passed around as a value."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from registry_admin.consul import validation
+from registry_admin.consul.addresses import url_host
+from registry_admin.consul.check_targets import ANY_TARGET, TargetRules
+from registry_admin.consul.token_file import read_token
 from registry_admin.errors import ConfigurationError, InvalidValueError
 
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -18,16 +21,23 @@ _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "fals
 
 @dataclass(frozen=True, kw_only=True)
 class ConsulConfig:
-    """Address, token and TLS of a Consul agent. Timeouts are in seconds. The token is never part of the repr."""
+    """Address, token and TLS of a Consul agent, and where its checks may be pointed.
+
+    Timeouts are in seconds. The token is never part of the repr.
+
+    `token_file` takes the place of `token`: it is read anew whenever it changes.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8500
     scheme: str = "http"
     token: str | None = field(default=None, repr=False)
+    token_file: str | None = None
     verify: bool | str = True
     cert: str | tuple[str, str] | None = None
     connect_timeout: float = 2.0
     read_timeout: float = 10.0
+    target_rules: TargetRules = ANY_TARGET
 
     def __post_init__(self) -> None:
         validation.address(self.host, "host")
@@ -42,13 +52,24 @@ class ConsulConfig:
                 raise InvalidValueError(name, seconds, "give a number of seconds above 0")
 
     @property
+    def has_token(self) -> bool:
+        """True if requests carry a token."""
+        return bool(self.token or self.token_file)
+
+    @property
     def url(self) -> str:
         """`http://127.0.0.1:8500`"""
         return f"{self.scheme}://{url_host(self.host)}:{self.port}"
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ, *, read_timeout: float = 10.0) -> ConsulConfig:
-        """Consul's own variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …), else CONSUL_HOST and CONSUL_PORT.
+    def from_env(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        read_timeout: float = 10.0,
+        target_rules: TargetRules = ANY_TARGET,
+    ) -> ConsulConfig:
+        """Reads Consul's own variables (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, …), else CONSUL_HOST and CONSUL_PORT.
 
         Raises ConfigurationError that names the variable. The source of the names and their meaning:
         https://developer.hashicorp.com/consul/commands#environment-variables
@@ -74,25 +95,25 @@ class ConsulConfig:
                 cert = (cert, _readable(environ, "CONSUL_CLIENT_KEY"))
         elif environ.get("CONSUL_CLIENT_KEY"):
             raise ConfigurationError("CONSUL_CLIENT_KEY: give CONSUL_CLIENT_CERT too; a key alone is of no use")
+        token_file = environ.get("CONSUL_HTTP_TOKEN_FILE") or None
+        if token_file:
+            read_token(token_file)  # a mistake is to be known at the start
         try:
             return cls(
                 host=validation.address(host, "host"),
                 port=validation.port(int(port_text) if re.fullmatch(r"[0-9]{1,5}", port_text) else port_text),
                 scheme=scheme,
-                token=_token(environ),
+                token=None if token_file else environ.get("CONSUL_HTTP_TOKEN") or None,
+                token_file=token_file,
                 verify=verify,
                 cert=cert,
                 read_timeout=read_timeout,
+                target_rules=target_rules,
             )
         except InvalidValueError as error:
             if error.field == "token":
-                source = "CONSUL_HTTP_TOKEN or its file"
+                source = "CONSUL_HTTP_TOKEN"
             raise ConfigurationError(f"{source}: {error}") from error
-
-
-def url_host(host: str) -> str:
-    """The host as it stands in a URL: an IPv6 address goes into brackets."""
-    return f"[{host}]" if ":" in host else host
 
 
 def _split_address(value: str, *, default_port: str) -> tuple[str, str, str]:
@@ -108,18 +129,6 @@ def _split_address(value: str, *, default_port: str) -> tuple[str, str, str]:
     if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment or not parts.hostname:
         raise ConfigurationError("CONSUL_HTTP_ADDR: give host:port or http(s)://host:port and nothing else")
     return parts.hostname, default_port if port_number is None else str(port_number), parts.scheme
-
-
-def _token(environ: Mapping[str, str]) -> str | None:
-    path = environ.get("CONSUL_HTTP_TOKEN_FILE")
-    if path:
-        try:
-            return Path(path).read_text(encoding="utf-8").strip() or None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(
-                f"CONSUL_HTTP_TOKEN_FILE: {path!r} can't be read ({type(error).__name__})"
-            ) from None
-    return environ.get("CONSUL_HTTP_TOKEN") or None
 
 
 def _boolean(environ: Mapping[str, str], name: str, *, default: bool = False) -> bool:

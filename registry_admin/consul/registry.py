@@ -9,9 +9,16 @@ from typing import Self
 
 from registry_admin.consul import validation
 from registry_admin.consul.api import ConsulApi
+from registry_admin.consul.checks import CheckSpec
 from registry_admin.consul.config import ConsulConfig
-from registry_admin.consul.types import META_SELF, CheckSpec, Health, ServiceInstance, ServiceSpec
+from registry_admin.consul.health import Health
+from registry_admin.consul.marks import META_SELF
+from registry_admin.consul.service_spec import ServiceSpec
+from registry_admin.consul.types import ServiceInstance
 from registry_admin.errors import NoHealthyInstanceError, NoSuchServiceError
+from registry_admin.printable import to_single_line
+
+MAX_OUTPUT = 200  # characters of a check's output in a message
 
 
 class ServiceRegistry:
@@ -65,8 +72,8 @@ class ServiceRegistry:
         """
         spec = ServiceSpec(
             name=name,
-            address=address,
-            port=port,
+            address=validation.address(address),
+            port=validation.port(port),
             id=service_id or "",
             tags=validation.tags(tags),
             meta=meta or {},
@@ -84,7 +91,7 @@ class ServiceRegistry:
 
     def register(self, spec: ServiceSpec, *, passing: bool = False) -> None:
         """Registers a ready-made spec, marked as registered by the module itself. A check of another kind ends."""
-        self.api.register(spec, marks={META_SELF: spec.digest}, passing=passing)
+        self.api.register(spec, marks={META_SELF: spec.digest}, status="passing" if passing else "")
         for check_id in spec.former_check_ids:
             self.api.deregister_check(check_id)
 
@@ -105,34 +112,39 @@ class ServiceRegistry:
 
         Raises NoSuchServiceError or NoHealthyInstanceError.
         """
-        known = self.discover_service(name, tag=tag, passing=False)
-        healthy = healthy_instances(name, known)
+        reply = self.api.instances(name, tag=tag)
+        healthy = healthy_instances(name, reply.data, may_be_hidden=reply.may_be_hidden)
         with self._turn_lock:
             turn = next(self._turn)
         return healthy[turn % len(healthy)].url
 
 
-def healthy_instances(name: str, known: Sequence[ServiceInstance]) -> list[ServiceInstance]:
-    """Those that may be called: passing, with an address that can only mean one host.
+def healthy_instances(
+    name: str, known: Sequence[ServiceInstance], *, may_be_hidden: bool = False
+) -> list[ServiceInstance]:
+    """Returns the instances that may be called: passing, with an address that can only mean one host.
 
-    Raises NoSuchServiceError where nothing is known, and NoHealthyInstanceError with each instance's last output.
+    Raises NoSuchServiceError where nothing is known (`may_be_hidden`: to us, who sent no token), and
+    NoHealthyInstanceError with each instance's last output.
     """
     healthy = [instance for instance in known if instance.health is Health.PASSING and instance.is_callable]
     if not healthy:
-        raise nothing_healthy(name, known)
+        raise no_healthy_instance(name, known, may_be_hidden=may_be_hidden)
     return healthy
 
 
-def nothing_healthy(name: str, known: Sequence[ServiceInstance]) -> NoSuchServiceError | NoHealthyInstanceError:
+def no_healthy_instance(
+    name: str, known: Sequence[ServiceInstance], *, may_be_hidden: bool = False
+) -> NoSuchServiceError | NoHealthyInstanceError:
     """The error to raise where none of these may be called: why not, for each of them."""
     if not known:
-        return NoSuchServiceError(name)
-    return NoHealthyInstanceError(name, instances=[_why_not(instance) for instance in known])
+        return NoSuchServiceError(name, may_be_hidden=may_be_hidden)
+    return NoHealthyInstanceError(name, instances=[_unhealthy_reason(instance) for instance in known])
 
 
-def _why_not(instance: ServiceInstance) -> str:
-    where = f"{instance.id} at {instance.address}:{instance.port}"
+def _unhealthy_reason(instance: ServiceInstance) -> str:
+    place = f"{to_single_line(instance.id)} at {to_single_line(instance.address)}:{instance.port}"
     if not instance.is_callable:
-        return f"{where} has an address that can't be called"
-    said = "".join(c if c.isprintable() else " " for c in instance.output).strip()[:200]
-    return f"{where} is {instance.health}" + (f" ({said})" if said else "")
+        return f"{place} has an address that can't be called"
+    output = to_single_line(instance.output, max_length=MAX_OUTPUT)
+    return f"{place} is {instance.health}" + (f" ({output})" if output else "")

@@ -1,4 +1,4 @@
-"""The one place that says which names, IDs, addresses, ports, durations, tags, meta and paths are acceptable.
+"""Rules for acceptable values: which names, IDs, addresses, ports, durations, tags, meta and paths are accepted.
 
 Consul's agent accepts nearly anything (`..`, a newline, port 70000), and some of what it accepts can never be removed
 again by URL, so nothing else stands between a typo and the catalog. Each function returns the value in its canonical
@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
+from registry_admin.consul.addresses import embedded_ipv4
 from registry_admin.errors import InvalidValueError
 
 MAX_NAME = 128
@@ -27,7 +28,7 @@ MAX_HEADER_NAME = 128
 MAX_DURATION_S = 24 * 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._:-]*[A-Za-z0-9])?")
+_ID = re.compile(r"[A-Za-z0-9_/](?:[A-Za-z0-9._:/-]*[A-Za-z0-9_])?")
 _META_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+")
@@ -43,13 +44,9 @@ _CLOUD_METADATA_NAMES = frozenset(
     {"metadata", "metadata.google.internal", "metadata.goog", "metadata.azure.internal", "metadata.tencentyun.com",
      "metadata.oraclecloud.com", "metadata.platformequinix.com", "instance-data", "instance-data.ec2.internal"}
 )  # fmt: skip
-# IPv6 ranges that carry an IPv4 address in their last 32 bits: IPv4-compatible, mapped, translated and NAT64.
-_ENDS_IN_IPV4 = tuple(
-    map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
-)
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # Unicode calls them printable; nothing shows
 
-_HIDDEN = "(not shown)"
+HIDDEN = "(not shown)"  # stands for a secret value
 
 # Headers that a connection or this library owns: from a caller they could split a request or leak our token.
 FORBIDDEN_HEADERS = frozenset(
@@ -72,7 +69,10 @@ def service_name(value: object, field: str = "name") -> str:
 
 
 def service_id(value: object, field: str = "service_id") -> str:
-    """An instance's ID, unique on its agent: a name's characters and `:`, at most 240."""
+    """An instance's ID, unique on its agent, at most 240 characters: a name's, `:` and `/`.
+
+    Wider than a name, because other programs give IDs such as `_nomad-task-…` and `/a/b`.
+    """
     return _identifier(value, field, maximum=MAX_ID)
 
 
@@ -85,8 +85,12 @@ def _identifier(value: object, field: str, *, maximum: int) -> str:
     identifier = text(value, field, maximum=maximum)
     if not _ID.fullmatch(identifier):
         raise InvalidValueError(
-            field, value, "use letters, digits, '-', '_', '.' and ':', beginning and ending with a letter or digit"
+            field,
+            value,
+            "use letters, digits and any of -_.:/, with a letter, a digit or '_' at its ends (or '/' first)",
         )
+    if "//" in identifier or any(segment.strip(".") == "" for segment in identifier.removeprefix("/").split("/")):
+        raise InvalidValueError(field, value, "no part between '/' may be empty or of dots only")
     return identifier
 
 
@@ -98,8 +102,8 @@ def not_consul_itself(value: str, field: str) -> str:
 
 
 def default_service_id(name: str, address: str, port: int) -> str:
-    """`name-address-port`; the colons at the ends of an IPv6 address can't begin or end anything, so it is safe."""
-    return service_id(f"{name}-{address}-{port}")
+    """`name-address-port`, without an address or a port that isn't given."""
+    return service_id("-".join(str(part) for part in (name, address, port) if part))
 
 
 def address(value: object, field: str = "address") -> str:
@@ -113,32 +117,21 @@ def address(value: object, field: str = "address") -> str:
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
-        return _host_name(host, field)
-    for meant in {ip, *_ipv4_within(ip)}:
-        if meant.is_unspecified:
+        return host_name(host, field)
+    for candidate in {ip, *embedded_ipv4(ip)}:
+        if candidate.is_unspecified:
             raise InvalidValueError(
                 field, value, "give the address that others connect to; this one means 'all of mine'"
             )
-        if meant.is_link_local or meant in _CLOUD_METADATA_IPS:
+        if candidate.is_link_local or candidate in _CLOUD_METADATA_IPS:
             raise InvalidValueError(field, value, "link-local and cloud metadata addresses are not allowed")
-        if meant.is_multicast or str(meant) == "255.255.255.255":
+        if candidate.is_multicast or str(candidate) == "255.255.255.255":
             raise InvalidValueError(field, value, "multicast and broadcast addresses can't be connected to")
     return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
-def _ipv4_within(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
-    """The IPv4 addresses that a network may take an IPv6 address for."""
-    if isinstance(ip, ipaddress.IPv4Address):
-        return []
-    if ip.is_loopback:
-        return []
-    found = [ip.sixtofour, *(ip.teredo or ())]
-    if any(ip in network for network in _ENDS_IN_IPV4):
-        found.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-    return [one for one in found if one is not None]
-
-
-def _host_name(name: str, field: str) -> str:
+def host_name(name: str, field: str) -> str:
+    """A host name, and none by which clouds hand out credentials."""
     host = name.removesuffix(".")
     labels = host.split(".")
     if not all(_HOST_LABEL.fullmatch(label) for label in labels):
@@ -153,15 +146,16 @@ def _host_name(name: str, field: str) -> str:
 
 def port(value: object, field: str = "port") -> int:
     """A TCP port, 1 to 65535, as a whole number."""
-    return _whole_number(value, field, minimum=1, maximum=65535)
+    return whole_number(value, field, minimum=1, maximum=65535)
 
 
 def weight(value: object, field: str = "weight") -> int:
     """An instance's share of calls relative to the others', 1 to 65535."""
-    return _whole_number(value, field, minimum=1, maximum=65535)
+    return whole_number(value, field, minimum=1, maximum=65535)
 
 
-def _whole_number(value: object, field: str, *, minimum: int, maximum: int) -> int:
+def whole_number(value: object, field: str, *, minimum: int, maximum: int) -> int:
+    """A whole number within these limits."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidValueError(field, value, f"give a whole number from {minimum} to {maximum}, not text")
     if not minimum <= value <= maximum:
@@ -192,18 +186,23 @@ def _plain(total: float) -> str:
 
 
 def tags(value: object, field: str = "tags") -> tuple[str, ...]:
-    """Labels of a service, as a sorted tuple without repeats. None holds a comma or a control character."""
+    """Labels of a service, as a sorted tuple without repeats. None holds a control character."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InvalidValueError(field, value, "give a list of words, such as ['api', 'v1']")
-    found = set()
+    unique = set()
     for item in value:
-        tag = text(item, field, maximum=MAX_TAG)
-        if "," in tag:
-            raise InvalidValueError(field, item, "a tag can't hold a comma; give two tags")
-        found.add(tag)
-        if len(found) > MAX_TAGS:
-            raise InvalidValueError(field, len(found), f"at most {MAX_TAGS} tags")
-    return tuple(sorted(found))
+        unique.add(text(item, field, maximum=MAX_TAG))
+        if len(unique) > MAX_TAGS:
+            raise InvalidValueError(field, len(unique), f"at most {MAX_TAGS} tags")
+    return tuple(sorted(unique))
+
+
+def selected_tag(value: object, field: str = "tag") -> str:
+    """A tag that instances are chosen by. One with a comma is refused, because it was mostly meant as two."""
+    (tag,) = tags([value], field)
+    if "," in tag:
+        raise InvalidValueError(field, tag, "give one tag, without a comma")
+    return tag
 
 
 def meta(
@@ -225,7 +224,7 @@ def meta(
             raise InvalidValueError(f"{field}.{key}", content, "a value is text; put it in quotes")
         if len(content) > MAX_META_VALUE or len(content.encode("utf-8", "replace")) > MAX_META_VALUE:
             raise InvalidValueError(f"{field}.{key}", content, f"a value is at most {MAX_META_VALUE} bytes")
-        if not _is_clean(content):
+        if not is_clean(content):
             raise InvalidValueError(f"{field}.{key}", content, "control and invisible characters are not allowed")
         pairs[_exact(key)] = _exact(content)
     return dict(sorted(pairs.items()))
@@ -237,14 +236,22 @@ def http_path(value: object, field: str = "path") -> str:
     The query is never part of an error: it may hold a secret.
     """
     if not isinstance(value, str) or not value.startswith("/"):
-        shown = value.partition("?")[0] if isinstance(value, str) else value
-        raise InvalidValueError(field, shown, "give a path that begins with '/', such as '/health'")
+        path_only = value.partition("?")[0] if isinstance(value, str) else value
+        raise InvalidValueError(field, path_only, "give a path that begins with '/', such as '/health'")
     whole = _exact(value)
     path, _, query = whole.partition("?")
     fault = _fault_of_path(whole, path, query)
     if fault:
         raise InvalidValueError(field, path, fault)
     return whole
+
+
+def base_path(value: object, field: str = "base_path") -> str:
+    """Returns a path without a query, below which a service answers."""
+    path = http_path(value, field)
+    if "?" in path:
+        raise InvalidValueError(field, path.partition("?")[0], "a base path has no query")
+    return path
 
 
 def _fault_of_path(whole: str, path: str, query: str) -> str | None:
@@ -291,8 +298,8 @@ def method(value: object, field: str = "method") -> str:
     return value.upper()
 
 
-def headers(value: object, field: str = "headers") -> dict[str, str]:
-    """Request headers that can't split the request, and none that the connection itself owns.
+def headers(value: object, field: str = "headers", *, forbidden: frozenset[str] = FORBIDDEN_HEADERS) -> dict[str, str]:
+    """Request headers that can't split the request, and none that the connection itself owns (`forbidden`).
 
     Spaces around a value are taken off. A value is never part of an error: it may be a password.
     """
@@ -300,42 +307,42 @@ def headers(value: object, field: str = "headers") -> dict[str, str]:
         raise InvalidValueError(
             field, type(value).__name__, "give pairs of text, such as {'Accept': 'application/json'}"
         )
-    found: dict[str, str] = {}
-    seen: set[str] = set()
+    result: dict[str, str] = {}
+    names: set[str] = set()
     for name, content in value.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name) or len(name) > MAX_HEADER_NAME:
             raise InvalidValueError(field, name, f"a header's name is up to {MAX_HEADER_NAME} letters, digits and '-'")
         plain = name.lower().replace("_", "-")  # as gateways in the manner of CGI read it
-        if plain in FORBIDDEN_HEADERS:
+        if plain in forbidden:
             raise InvalidValueError(field, name, "this header is set by the connection itself and can't be given")
-        if plain in seen:
+        if plain in names:
             raise InvalidValueError(field, name, "this header is given twice")
-        seen.add(plain)
-        found[_exact(name)] = _header_value(content, f"{field}.{name}")
-    return found
+        names.add(plain)
+        result[_exact(name)] = _header_value(content, f"{field}.{name}")
+    return result
 
 
 def _header_value(content: object, field: str) -> str:
     """Other letters than ASCII would go out as Latin-1 or as UTF-8, whichever the HTTP library likes."""
     if not isinstance(content, str) or not re.fullmatch(r"[\t\x20-\x7e]*", content):
-        raise InvalidValueError(field, _HIDDEN, "a header's value is one line of ASCII text; percent-encode the rest")
+        raise InvalidValueError(field, HIDDEN, "a header's value is one line of ASCII text; percent-encode the rest")
     return _exact(content).strip(" \t")
 
 
 def acl_token(value: object, field: str = "token") -> str:
     """A Consul ACL token: one line of ASCII text without spaces. Never part of an error."""
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
-        raise InvalidValueError(field, _HIDDEN, "an ACL token is one line of ASCII text without spaces")
+        raise InvalidValueError(field, HIDDEN, "an ACL token is one line of ASCII text without spaces")
     return _exact(value)
 
 
 def text(value: object, field: str, *, maximum: int) -> str:
-    """One line of visible text, at most `maximum` characters, without spaces around it."""
+    """Returns a single line of visible text, at most `maximum` characters, without spaces around it."""
     if not isinstance(value, str) or not value:
         raise InvalidValueError(field, value, "must be text and not empty")
     if len(value) > maximum:
         raise InvalidValueError(field, value, f"at most {maximum} characters")
-    if value != value.strip() or not _is_clean(value):
+    if value != value.strip() or not is_clean(value):
         raise InvalidValueError(field, value, "no spaces around it, and no control or invisible characters")
     return _exact(value)
 
@@ -345,6 +352,6 @@ def _exact(value: str) -> str:
     return str.__str__(value)
 
 
-def _is_clean(value: str) -> bool:
+def is_clean(value: str) -> bool:
     """Printable, hence without controls, line breaks and the invisible or direction-changing marks of Unicode."""
     return value.isprintable() and _BLANK.isdisjoint(value)

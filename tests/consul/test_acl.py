@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import platform
 import uuid
 from contextlib import suppress
 
 import pytest
 
-from registry_admin.consul import CheckSpec, ConsulApi, ConsulConfig, ServiceSpec
+from registry_admin.consul import CheckSpec, ConsulApi, ConsulConfig, ServiceSpec, transport
 from registry_admin.errors import ConsulPermissionError, InvalidReplyError, RegistryError
 from tests.parts import wait_until
 
@@ -21,13 +22,20 @@ WRITES = {
     "register": lambda api: api.register(SPEC, marks={}),
     "deregister": lambda api: api.deregister(SPEC.id),
     "deregister_check": lambda api: api.deregister_check(SPEC.check_id),
+    "deregister_from_catalog": lambda api: api.deregister_from_catalog(platform.node(), SPEC.id),
     "set_maintenance": lambda api: api.set_maintenance(SPEC.id, enable=True, reason="a disk"),
     "update_ttl": lambda api: api.update_ttl(SPEC.check_id, "passing", output="fine"),
 }
 READS = {
     "agent_instances": lambda api: api.agent_instances(),
     "agent_instance": lambda api: api.agent_instance(SPEC.id),
+    "catalog_instance": lambda api: api.catalog_instance("some-node", SPEC.id),
+    "failing_checks": lambda api: api.failing_checks(),
+    "instance_checks": lambda api: api.instance_checks(SPEC.id),
+    "created_indexes": lambda api: api.created_indexes("some-node"),
     "agent_node": lambda api: api.agent_node(),
+    "agent_address": lambda api: api.agent_address(),
+    "agent_version": lambda api: api.agent_version(),
     "leader": lambda api: api.leader(),
     "services": lambda api: api.services(index=1, wait_s=0.01),
     "health_states": lambda api: api.health_states(),
@@ -37,8 +45,9 @@ READS = {
 
 
 @pytest.fixture
-def with_token(guarded_agent):
+def with_token(guarded_agent, monkeypatch):
     """`with_token(rules)` or `with_token(token=…)`: an API on the guarded agent, where one instance is registered."""
+    monkeypatch.setattr(transport, "REPEAT_PAUSES_S", (0.0, 0.0))
     owner = ConsulApi(guarded_agent.config)
     owner.register(SPEC, marks={})
     wait_until(lambda: owner.instances("backend-api").data, what="the catalog")
@@ -56,7 +65,7 @@ def with_token(guarded_agent):
 
 
 def test_every_method_that_speaks_to_consul_is_tried_here():
-    offline = {"connect", "http_connect", "close", "refuse_own_port"}
+    offline = {"connect", "http_connect", "close", "check_target", "refuse_own_port", "agent_of"}
     public = {name for name, value in vars(ConsulApi).items() if inspect.isfunction(value) and not name.startswith("_")}
     assert public - offline == WRITES.keys() | READS.keys()
 
@@ -73,14 +82,14 @@ def test_without_a_right_token_nothing_can_be_changed(with_token, call, token):
 
 
 @pytest.mark.parametrize("call", WRITES.values(), ids=WRITES)
-def test_a_token_that_may_only_read_can_not_change_anything(with_token, call):
+def test_token_that_may_only_read_can_not_change_anything(with_token, call):
     api = with_token('service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }')
     with pytest.raises(ConsulPermissionError, match="The token needs `service:write` for this service") as caught:
         call(api)
     assert api.config.token not in str(caught.value)
 
 
-def test_a_token_for_one_service_can_not_change_another(with_token):
+def test_token_for_one_service_can_not_change_another(with_token):
     api = with_token('service "research-api" { policy = "write" }')
     api.register(dataclasses.replace(SPEC, name="research-api", id="r1"), marks={})
     with pytest.raises(ConsulPermissionError):
@@ -91,12 +100,22 @@ def test_a_token_for_one_service_can_not_change_another(with_token):
 
 
 def test_without_a_token_lists_come_back_empty_and_that_is_no_error(with_token, guarded_agent):
-    """So an empty list is no proof that nothing is there. From Consul 1.11 on a header tells."""
+    """So an empty list is no proof that nothing is there. From Consul 1.9 on a header tells of the default policy."""
     api = with_token(token=None)
     assert api.agent_instances() == {}
     for reply in (api.services(), api.health_states(), api.instances("backend-api")):
         assert len(reply.data) == 0
+        assert not reply.filtered_by_acls
+        assert reply.may_be_hidden is (guarded_agent.version >= (1, 9))
+
+
+def test_with_a_token_lists_that_acls_have_filtered_say_so(with_token, guarded_agent):
+    """From Consul 1.11 on."""
+    api = with_token('service_prefix "frontend" { policy = "read" } node_prefix "" { policy = "read" }')
+    for reply in (api.text("agent", "services"), api.services(), api.instances("backend-api")):
+        assert "backend-api" not in reply.data
         assert reply.filtered_by_acls is (guarded_agent.version >= (1, 11))
+        assert not reply.may_be_hidden
 
 
 def test_without_node_read_a_token_sees_no_instances(with_token):
@@ -107,19 +126,19 @@ def test_without_node_read_a_token_sees_no_instances(with_token):
 
 def test_asking_the_agent_for_its_name_needs_its_own_permission(with_token):
     api = with_token('service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }')
-    assert [one.id for one in api.instances("backend-api").data] == [SPEC.id]
+    assert [item.id for item in api.instances("backend-api").data] == [SPEC.id]
     with pytest.raises(ConsulPermissionError, match="`agent:read`"):
         api.agent_node()
 
 
 @pytest.mark.parametrize("name", ["agent_instances", "services", "health_states", "instances"])
-def test_an_unknown_token_is_an_error_and_not_an_empty_list(with_token, name):
+def test_unknown_token_is_an_error_and_not_an_empty_list(with_token, name):
     with pytest.raises(ConsulPermissionError, match="doesn't know this token") as caught:
         READS[name](with_token(token=str(uuid.uuid4())))
     assert "`service:read` and `node:read`" in str(caught.value)
 
 
-def test_a_token_for_one_request_of_the_library_is_used_for_it(guarded_agent):
+def test_token_for_one_request_of_the_library_is_used_for_it(guarded_agent):
     stranger = ConsulApi(dataclasses.replace(guarded_agent.config, token=None))
     with pytest.raises(ConsulPermissionError):
         stranger.kv.put("a", "b")
@@ -159,7 +178,7 @@ WITHOUT_TOKEN_OPTION = {
 
 
 @pytest.mark.parametrize("status", [200, 403, 404, 500])
-def test_the_token_goes_out_in_a_header_only(http_service, status):
+def test_token_goes_out_in_a_header_only(http_service, status):
     service = http_service(status=status, body=b"{}", headers={"X-Consul-Index": "1"})
     api = ConsulApi(ConsulConfig(host=service.host, port=service.port, token=SECRET))
     for name, call in (WRITES | READS | LIBRARY | WITHOUT_TOKEN_OPTION).items():
@@ -174,7 +193,7 @@ def test_the_token_goes_out_in_a_header_only(http_service, status):
     api.close()
 
 
-def test_a_token_given_to_the_library_goes_out_in_a_header_only(http_service):
+def test_token_given_to_the_library_goes_out_in_a_header_only(http_service):
     service = http_service(body=b"{}", headers={"X-Consul-Index": "1"})
     api = ConsulApi(ConsulConfig(host=service.host, port=service.port, token="the-usual-one"))
     for name, call in LIBRARY.items():
@@ -191,21 +210,22 @@ def test_a_token_given_to_the_library_goes_out_in_a_header_only(http_service):
 
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 413, 429, 500, 503])
 @pytest.mark.parametrize("name", [*WRITES, *READS, "kv.get"])
-def test_a_reply_that_echoes_the_token_does_not_bring_it_into_an_error(http_service, status, name):
+def test_reply_that_echoes_the_token_does_not_bring_it_into_an_error(http_service, status, name, monkeypatch):
+    monkeypatch.setattr(transport, "REPEAT_PAUSES_S", (0.0,))
     echo = json.dumps(f"you sent X-Consul-Token: {SECRET}").encode()
     service = http_service(status=status, body=echo)
     api = ConsulApi(ConsulConfig(host=service.host, port=service.port, token=SECRET))
     try:
         (WRITES | READS | {"kv.get": LIBRARY["kv.get"]})[name](api)
     except Exception as error:  # noqa: BLE001 - the library's own among them, where the reply is none that it knows
-        said = f"{error!r} {error} {error.__cause__!r} {vars(error)}"
+        message = f"{error!r} {error} {error.__cause__!r} {vars(error)}"
     else:
-        said = ""
-    assert SECRET not in said
+        message = ""
+    assert SECRET not in message
     api.close()
 
 
-def test_a_token_in_the_path_of_the_old_acl_endpoints_does_not_get_into_an_error(http_service):
+def test_token_in_the_path_of_the_old_acl_endpoints_does_not_get_into_an_error(http_service):
     service = http_service(status=403)
     api = ConsulApi(ConsulConfig(host=service.host, port=service.port))
     with pytest.raises(ConsulPermissionError) as caught:
@@ -214,7 +234,7 @@ def test_a_token_in_the_path_of_the_old_acl_endpoints_does_not_get_into_an_error
     api.close()
 
 
-def test_a_redirect_is_not_followed_so_no_other_host_gets_the_token(http_service):
+def test_redirect_is_not_followed_so_no_other_host_gets_the_token(http_service):
     elsewhere = http_service(body=b"{}")
     service = http_service(status=307, headers={"Location": elsewhere.url + "/v1/catalog/services"})
     api = ConsulApi(ConsulConfig(host=service.host, port=service.port, token=SECRET))

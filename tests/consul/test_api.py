@@ -1,4 +1,4 @@
-"""What a real agent makes of everything that ConsulApi says to it: the contract that the rest is built on."""
+"""ConsulApi against a real agent: the contract that everything else is built on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, Health, ServiceSpec
-from registry_admin.consul.types import MAX_OWN_META, META_DIGEST, META_EVICT, META_OWNER, META_SELF
+from registry_admin.consul.marks import META_DIGEST, META_EVICT, META_MARK, META_OWNER, META_SELF
+from registry_admin.consul.service_spec import MAX_OWN_META
 from registry_admin.errors import ConsulRefusedError, InvalidValueError, RegistryError
 from tests.parts import free_port, wait_until
 
@@ -33,72 +34,82 @@ def health(api, service_id):
 # -- registering ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_registered_is_read_back_whole(api):
-    one = spec(
+def test_registered_instance_is_read_back_whole(api):
+    item = spec(
         tags=["api", "été 1"],
         meta={"version": "1.4", "scheme": "https", "note": "a b"},
         weight=7,
         check=CheckSpec(kind="ttl"),
     )
-    api.register(one, marks={**MARKS, META_SELF: "d"})
-    marks = {META_OWNER: "tests", META_SELF: "d", META_DIGEST: one.digest, META_EVICT: "30s"}
-    expected_meta = {**one.meta, **marks}
+    api.register(item, marks={**MARKS, META_SELF: "d"})
+    marks = {META_OWNER: "tests", META_SELF: "d", META_DIGEST: item.digest, META_EVICT: "30s"}
+    expected_meta = {**item.meta, **marks}
     wait_until(lambda: api.instances("backend-api").data, what="the catalog")
-    for seen in (instance(api, one.id), api.agent_instance(one.id), api.instances("backend-api").data[0]):
-        assert (seen.service, seen.id, seen.address, seen.port) == ("backend-api", one.id, "127.0.0.1", 8000)
-        assert (seen.tags, dict(seen.meta), seen.weight) == (one.tags, expected_meta, 7)
-        assert (seen.own_meta, seen.owner, seen.digest, seen.registered_itself) == (one.meta, "tests", one.digest, True)
-        assert seen.evict_after == "30s"
+    for actual in (instance(api, item.id), api.agent_instance(item.id), api.instances("backend-api").data[0]):
+        assert (actual.service, actual.id, actual.address, actual.port) == (
+            "backend-api",
+            item.id,
+            "127.0.0.1",
+            8000,
+        )
+        assert (actual.tags, dict(actual.meta), actual.weight) == (item.tags, expected_meta, 7)
+        assert (actual.user_meta, actual.owner, actual.digest, actual.registered_itself) == (
+            item.meta,
+            "tests",
+            item.digest,
+            True,
+        )
+        assert actual.evict_after == "30s"
 
 
 @pytest.mark.parametrize("address", ["::1", "2001:db8::1", "backend.internal", "xn--bcher-kva.example"])
-def test_an_address_of_any_kind_arrives_as_it_is(api, address):
-    one = spec(address=address)
-    api.register(one, marks=MARKS)
-    assert instance(api, one.id).address == address
-    api.deregister(one.id)
+def test_address_of_any_kind_arrives_as_it_is(api, address):
+    item = spec(address=address)
+    api.register(item, marks=MARKS)
+    assert instance(api, item.id).address == address
+    api.deregister(item.id)
     assert api.agent_instances() == {}
 
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
-def test_a_check_that_the_agent_runs_turns_passing_and_back(api, http_service, kind):
+def test_check_that_the_agent_runs_turns_passing_and_back(api, http_service, kind):
     service = http_service()
-    one = spec(port=service.port, check=CheckSpec(kind=kind, path="/health?deep=1", interval="1s", timeout="1s"))
-    api.register(one, marks=MARKS)
-    wait_until(lambda: health(api, one.id) is Health.PASSING, what="passing")
+    item = spec(port=service.port, check=CheckSpec(kind=kind, path="/health?deep=1", interval="1s", timeout="1s"))
+    api.register(item, marks=MARKS)
+    wait_until(lambda: health(api, item.id) is Health.PASSING, what="passing")
     if kind == "http":
         assert {(request.method, request.path) for request in service.requests} == {("GET", "/health?deep=1")}
     service.stop()
-    wait_until(lambda: health(api, one.id) is Health.CRITICAL, what="critical")
-    assert "refused" in instance(api, one.id).output
+    wait_until(lambda: health(api, item.id) is Health.CRITICAL, what="critical")
+    assert "refused" in instance(api, item.id).output
 
 
 @pytest.mark.parametrize(
     ("status", "expected"), [(500, Health.CRITICAL), (404, Health.CRITICAL), (429, Health.WARNING)]
 )
-def test_a_service_that_says_it_is_ill_is_shown_with_its_own_words(api, http_service, status, expected):
+def test_service_that_says_it_is_ill_is_shown_with_its_own_words(api, http_service, status, expected):
     service = http_service(status=status, body=b"the <b>database</b> is away")
-    one = spec(port=service.port, check=CheckSpec(interval="1s"))
-    api.register(one, marks=MARKS)
-    wait_until(lambda: health(api, one.id) == expected and instance(api, one.id).output, what=expected)
-    assert "the <b>database</b> is away" in instance(api, one.id).output
+    item = spec(port=service.port, check=CheckSpec(interval="1s"))
+    api.register(item, marks=MARKS)
+    wait_until(lambda: health(api, item.id) == expected and instance(api, item.id).output, what=expected)
+    assert "the <b>database</b> is away" in instance(api, item.id).output
 
 
-def test_an_http_check_of_an_ipv6_address(api):
-    one = spec(address="::1", port=free_port(), check=CheckSpec(interval="1s", timeout="1s"))
-    api.register(one, marks=MARKS)
-    wait_until(lambda: f"[::1]:{one.port}" in instance(api, one.id).output, what="the check to have run")
+def test_http_check_of_an_ipv6_address(api):
+    item = spec(address="::1", port=free_port(), check=CheckSpec(interval="1s", timeout="1s"))
+    api.register(item, marks=MARKS)
+    wait_until(lambda: f"[::1]:{item.port}" in instance(api, item.id).output, what="the check to have run")
 
 
-def test_a_ttl_check_says_what_it_is_told_and_expires(api):
-    one = spec(check=CheckSpec(kind="ttl", interval="1s"))
-    api.register(one, marks=MARKS)
+def test_ttl_check_says_what_it_is_told_and_expires(api):
+    item = spec(check=CheckSpec(kind="ttl", interval="1s"))
+    api.register(item, marks=MARKS)
     for status in ("passing", "warning", "critical"):
-        api.update_ttl(one.check_id, status, output="queue: 5 < 10\n")
-        assert health(api, one.id) == status
-        assert instance(api, one.id).output == "queue: 5 < 10\n"
-    api.update_ttl(one.check_id, "passing")
-    wait_until(lambda: health(api, one.id) is Health.CRITICAL, what="the TTL to expire")
+        api.update_ttl(item.check_id, status, output="queue: 5 < 10\n")
+        assert health(api, item.id) == status
+        assert instance(api, item.id).output == "queue: 5 < 10\n"
+    api.update_ttl(item.check_id, "passing")
+    wait_until(lambda: health(api, item.id) is Health.CRITICAL, what="the TTL to expire")
 
 
 def test_without_a_check_an_instance_is_passing(api):
@@ -106,9 +117,9 @@ def test_without_a_check_an_instance_is_passing(api):
     assert health(api, spec().id) is Health.PASSING
 
 
-def test_who_knows_that_it_answers_begins_as_passing(api):
+def test_registration_as_passing_starts_passing(api):
     check = CheckSpec(kind="ttl", interval="1h")
-    api.register(spec(id="sure", check=check), marks=MARKS, passing=True)
+    api.register(spec(id="sure", check=check), marks=MARKS, status="passing")
     api.register(spec(id="unsure", check=check), marks=MARKS)
     assert health(api, "sure") is Health.PASSING
     assert health(api, "unsure") is Health.CRITICAL
@@ -117,42 +128,42 @@ def test_who_knows_that_it_answers_begins_as_passing(api):
 # -- updating ------------------------------------------------------------------------------------------------
 
 
-def test_an_update_changes_every_field(api):
+def test_update_changes_every_field(api):
     api.register(spec(id="b1", tags=["old"], meta={"old": "1"}), marks=MARKS)
     new = spec(id="b1", address="10.0.0.1", port=9000, tags=["new"], meta={"new": "2"}, weight=3)
     api.register(new, marks={})
-    seen = instance(api, "b1")
-    assert (seen.address, seen.port, seen.tags, seen.own_meta, seen.weight) == (
+    actual = instance(api, "b1")
+    assert (actual.address, actual.port, actual.tags, actual.user_meta, actual.weight) == (
         "10.0.0.1",
         9000,
         ("new",),
         {"new": "2"},
         3,
     )
-    assert (seen.owner, seen.digest) == ("", new.digest)
+    assert (actual.owner, actual.digest) == ("", new.digest)
 
 
-def test_an_update_keeps_the_health_that_was_seen(api):
+def test_update_keeps_the_health_that_was_seen(api):
     check = CheckSpec(kind="ttl", interval="1h")
     api.register(spec(check=check), marks=MARKS)
     api.update_ttl(spec(check=check).check_id, "passing", output="as before")
     api.register(spec(check=check, tags=["new"]), marks=MARKS)
-    seen = instance(api, spec().id)
-    assert (seen.tags, seen.health, seen.output) == (("new",), Health.PASSING, "as before")
+    actual = instance(api, spec().id)
+    assert (actual.tags, actual.health, actual.output) == (("new",), Health.PASSING, "as before")
 
 
-def test_an_update_does_not_end_maintenance(api):
+def test_update_does_not_end_maintenance(api):
     check = CheckSpec(kind="ttl", interval="1h")
-    api.register(spec(check=check), marks=MARKS, passing=True)
+    api.register(spec(check=check), marks=MARKS, status="passing")
     api.set_maintenance(spec().id, enable=True, reason="a new disk & more")
     api.register(spec(check=check, tags=["new"]), marks=MARKS)
-    seen = instance(api, spec().id)
-    assert (seen.tags, seen.health, seen.output) == (("new",), Health.MAINTENANCE, "a new disk & more")
+    actual = instance(api, spec().id)
+    assert (actual.tags, actual.health, actual.output) == (("new",), Health.MAINTENANCE, "a new disk & more")
     api.set_maintenance(spec().id, enable=False)
     assert health(api, spec().id) is Health.PASSING
 
 
-def test_a_check_that_an_update_drops_stays_until_it_is_taken_off(api):
+def test_check_that_an_update_drops_stays_until_it_is_taken_off(api):
     checked = spec(check=CheckSpec(kind="ttl", interval="1h"))
     api.register(checked, marks=MARKS)
     api.register(spec(), marks=MARKS)
@@ -161,7 +172,7 @@ def test_a_check_that_an_update_drops_stays_until_it_is_taken_off(api):
     assert instance(api, spec().id).checks == ()
 
 
-def test_a_check_of_another_kind_does_not_speak_for_the_new_one(api, http_service):
+def test_check_of_another_kind_does_not_speak_for_the_new_one(api, http_service):
     """With one ID for both, the forgotten HTTP check would go on and report a TTL that was never fed as passing."""
     service = http_service()
     http = spec(port=service.port, check=CheckSpec(interval="1s"))
@@ -181,10 +192,10 @@ def test_a_check_of_another_kind_does_not_speak_for_the_new_one(api, http_servic
 # -- limits --------------------------------------------------------------------------------------------------
 
 
-def test_the_most_meta_that_a_spec_may_hold_is_what_the_agent_takes(api):
+def test_most_meta_that_a_spec_may_hold_is_what_the_agent_takes(api):
     full = {f"{'k' * 120}{n:08}": "v" * 512 for n in range(MAX_OWN_META)}
-    one = spec(meta=full, check=CheckSpec(kind="ttl"))
-    api.register(one, marks={META_OWNER: "tests", META_SELF: "d"})
+    item = spec(meta=full, check=CheckSpec(kind="ttl"))
+    api.register(item, marks={META_OWNER: "tests", META_MARK: "1:", META_SELF: "d"})
     assert len(instance(api, spec().id).meta) == 64
 
 
@@ -199,14 +210,14 @@ def test_the_most_meta_that_a_spec_may_hold_is_what_the_agent_takes(api):
         {"consul-k": "v"},
     ],
 )
-def test_what_we_refuse_in_meta_the_agent_refuses_too(agent, meta):
+def test_meta_refused_by_validation_is_refused_by_agent(agent, meta):
     with pytest.raises(InvalidValueError):
         spec(meta=meta)
     with pytest.raises(AssertionError, match="400"):
         agent.request("PUT", "/v1/agent/service/register", body={"Name": "m", "Meta": meta})
 
 
-def test_a_refusal_says_why_and_is_not_to_be_tried_again(api, monkeypatch):
+def test_refusal_says_why_and_is_not_to_be_tried_again(api, monkeypatch):
     monkeypatch.setattr(ServiceSpec, "payload", lambda *_, **__: {"Name": "m", "Meta": {"k.k": "v"}})
     with pytest.raises(ConsulRefusedError, match="Invalid Service Meta") as caught:
         api.register(spec(), marks={})
@@ -230,7 +241,7 @@ CHECKS = st.builds(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_a_spec_accepts_can_be_registered_read_back_and_taken_out(consul_agent, data):
+def test_valid_spec_can_be_registered_read_and_deregistered(consul_agent, data):
     api = ConsulApi(consul_agent.config)
     fields = {
         "name": data.draw(NAMES),
@@ -243,19 +254,24 @@ def test_whatever_a_spec_accepts_can_be_registered_read_back_and_taken_out(consu
         "check": data.draw(CHECKS),
     }
     try:
-        one = ServiceSpec(**fields)
-        api.refuse_own_port(one.address, one.port)
+        item = ServiceSpec(**fields)
+        api.refuse_own_port(item.address, item.port)
     except InvalidValueError:
         assume(False)
     try:
-        api.register(one, marks=MARKS)
-        seen = instance(api, one.id)
-        assert (seen.service, seen.address, seen.port) == (one.name, one.address, one.port)
-        assert (seen.tags, seen.own_meta, seen.weight, seen.digest) == (one.tags, one.meta, one.weight, one.digest)
-        assert [check.id for check in seen.checks] == ([] if one.check.kind is CheckKind.NONE else [one.check_id])
+        api.register(item, marks=MARKS)
+        actual = instance(api, item.id)
+        assert (actual.service, actual.address, actual.port) == (item.name, item.address, item.port)
+        assert (actual.tags, actual.user_meta, actual.weight, actual.digest) == (
+            item.tags,
+            item.meta,
+            item.weight,
+            item.digest,
+        )
+        assert [check.id for check in actual.checks] == ([] if item.check.kind is CheckKind.NONE else [item.check_id])
     finally:
-        api.deregister(one.id)
-        gone = api.agent_instance(one.id)
+        api.deregister(item.id)
+        gone = api.agent_instance(item.id)
         api.close()
     assert gone is None
 
@@ -263,7 +279,7 @@ def test_whatever_a_spec_accepts_can_be_registered_read_back_and_taken_out(consu
 # -- taking out ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_is_as_good_as_taken_out(api):
+def test_deregister_unknown_id_is_not_an_error(api):
     api.deregister("never-registered")
     api.deregister_check("never-registered:http")
     api.register(spec(), marks=MARKS)
@@ -276,7 +292,7 @@ def test_what_is_not_there_is_as_good_as_taken_out(api):
 @pytest.mark.parametrize(
     "call", [lambda api: api.update_ttl("never:ttl", "passing"), lambda api: api.set_maintenance("never", enable=True)]
 )
-def test_what_is_not_there_can_not_be_changed_and_trying_again_would_not_help(api, call):
+def test_change_of_unknown_id_is_refused(api, call):
     with pytest.raises(ConsulRefusedError) as caught:
         call(api)
     assert caught.value.status == 404
@@ -285,7 +301,7 @@ def test_what_is_not_there_can_not_be_changed_and_trying_again_would_not_help(ap
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def test_all_services_with_their_tags(api):
+def test_services_are_listed_with_their_tags(api):
     api.register(spec(tags=["a"]), marks=MARKS)
     api.register(spec(id="b2", tags=["b"]), marks=MARKS)
     wait_until(lambda: sorted(api.services().data.get("backend-api", [])) == ["a", "b"], what="the catalog")
@@ -297,7 +313,7 @@ def test_instances_by_tag_and_by_health(api):
     api.register(spec(id="b2", tags=["green"], check=ttl), marks=MARKS)
 
     def ids(**options):
-        return {one.id for one in api.instances("backend-api", **options).data}
+        return {item.id for item in api.instances("backend-api", **options).data}
 
     wait_until(lambda: ids() == {"b1", "b2"}, what="the catalog")
     assert ids(tag="green") == {"b2"}
@@ -308,12 +324,12 @@ def test_instances_by_tag_and_by_health(api):
 
 
 def test_every_check_in_the_catalog(api):
-    one = spec(check=CheckSpec(kind="ttl", interval="1h"))
-    api.register(one, marks=MARKS)
-    wait_until(lambda: one.check_id in {check["CheckID"] for check in api.health_states().data}, what="the catalog")
+    item = spec(check=CheckSpec(kind="ttl", interval="1h"))
+    api.register(item, marks=MARKS)
+    wait_until(lambda: item.check_id in {check["CheckID"] for check in api.health_states().data}, what="the catalog")
 
 
-def test_the_nodes_own_checks_count_for_each_of_its_instances(api, agent):
+def test_nodes_own_checks_count_for_each_of_its_instances(api, agent):
     api.register(spec(), marks=MARKS)
     agent.request("PUT", "/v1/agent/maintenance?enable=true&reason=reboot")
     try:
@@ -324,9 +340,9 @@ def test_the_nodes_own_checks_count_for_each_of_its_instances(api, agent):
     assert health(api, spec().id) is Health.PASSING
 
 
-def test_the_agent_says_who_it_is_and_who_leads(api, agent):
+def test_agent_says_who_it_is_and_who_leads(api, agent):
     config = agent.request("GET", "/v1/agent/self")["Config"]
-    assert api.agent_node() == (config["NodeName"], config["NodeID"])
+    assert api.agent_node() == (config["NodeName"], config["NodeID"], config["Datacenter"])
     assert api.leader() == agent.request("GET", "/v1/status/leader")
 
 
@@ -338,21 +354,21 @@ READS = {
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_blocking_read_returns_when_something_changes(api, read):
+def test_blocking_read_returns_when_something_changes(api, read):
     api.register(spec(id="first"), marks=MARKS)
     wait_until(lambda: api.instances("backend-api").data, what="the catalog")
     before = read(api)
     assert before.index > 0
     assert before.known_leader
     assert not before.filtered_by_acls
-    found = []
+    result = []
 
     def until_changed():
         index = before.index
         while index <= before.index:  # a return proves no change
             reply = read(api, index=index, wait_s=60)
             index = reply.index
-        found.append(reply)
+        result.append(reply)
 
     waiting = threading.Thread(target=until_changed, daemon=True)
     waiting.start()
@@ -360,13 +376,13 @@ def test_a_blocking_read_returns_when_something_changes(api, read):
         spec(id="second", name="backend-api", tags=["new"], check=CheckSpec(kind="ttl", interval="1h")), marks=MARKS
     )
     waiting.join(30)
-    assert found
-    assert found[0].index > before.index
+    assert result
+    assert result[0].index > before.index
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("wait_s", [0.001, 0.05])
-def test_a_blocking_read_returns_when_its_wait_is_over(api, read, wait_s):
+def test_blocking_read_returns_when_its_wait_is_over(api, read, wait_s):
     api.register(spec(), marks=MARKS)
     wait_until(lambda: api.instances("backend-api").data, what="the catalog")
     index = read(api).index
@@ -375,8 +391,8 @@ def test_a_blocking_read_returns_when_its_wait_is_over(api, read, wait_s):
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 @pytest.mark.parametrize("wait_s", [0, -1, float("nan")])
-def test_an_index_without_a_wait_does_not_block(agent, read, wait_s):
-    """To Consul a wait of 0 is its default of 5 minutes, so this would end in an error."""
+def test_index_without_a_wait_does_not_block(agent, read, wait_s):
+    """Consul takes a wait of 0 for its default of 5 minutes, and the call would time out."""
     impatient = ConsulApi(dataclasses.replace(agent.config, read_timeout=5))
     index = max(read(impatient).index, 1)
     read(impatient, index=index, wait_s=wait_s)
@@ -386,14 +402,14 @@ def test_an_index_without_a_wait_does_not_block(agent, read, wait_s):
 # -- the library's own endpoints -----------------------------------------------------------------------------
 
 
-def test_the_librarys_own_endpoints_work_over_the_same_transport(consul_agent):
+def test_librarys_own_endpoints_work_over_the_same_transport(consul_agent):
     api = ConsulApi(consul_agent.config)
     try:
         assert api.kv.put("registry-admin/test", "value")
-        _, found = api.kv.get("registry-admin/test")
-        assert found["Value"] == b"value"
-        _, found = api.kv.get("registry-admin/", recurse=True)
-        assert [entry["Key"] for entry in found] == ["registry-admin/test"]
+        _, result = api.kv.get("registry-admin/test")
+        assert result["Value"] == b"value"
+        _, result = api.kv.get("registry-admin/", recurse=True)
+        assert [entry["Key"] for entry in result] == ["registry-admin/test"]
         assert api.kv.delete("registry-admin/test")
         assert api.kv.get("registry-admin/test")[1] is None
         assert "consul" in api.catalog.services()[1]
@@ -402,3 +418,54 @@ def test_the_librarys_own_endpoints_work_over_the_same_transport(consul_agent):
             api.kv.put("registry-admin/test", "x" * 600_000)
     finally:
         api.close()
+
+
+# -- what people's services have ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        CheckSpec(headers={"Host": "x.example", "X-Key": "k"}, method="POST", body="{}", tls_skip_verify=True),
+        CheckSpec(disable_redirects=True, tls_server_name="x.example", failures_before_warning=2),
+        CheckSpec(kind="grpc", grpc_service="pkg.Api", grpc_use_tls=True, tls_server_name="x.example"),
+        CheckSpec(kind="tcp", success_before_passing=2, failures_before_critical=3),
+        CheckSpec(kind="keep"),
+    ],
+    ids=str,
+)
+def test_check_with_options_is_registered_whatever_the_agents_version(api, check):
+    """An agent refuses a whole registration for an option that it doesn't know."""
+    item = spec(check=check)
+    api.register(item, marks=MARKS)
+    assert [result.id for result in instance(api, item.id).checks] == [f"{item.id}:{check.kind}"]
+
+
+def test_instance_without_address_or_port_is_registered_and_read_back(api):
+    item = spec(
+        address="", port=0, tags=["a,b"], weight=7, warning_weight=0, tag_override=True,
+        tagged_addresses={"wan": "203.0.113.5:80"},
+    )  # fmt: skip
+    api.register(item, marks=MARKS)
+    actual = instance(api, item.id)
+    assert actual.registration == item.registration
+    assert not actual.has_own_address
+
+
+@pytest.mark.parametrize("service_id", ["_nomad-task-1b2c-web-http-8080", "a/b", "/a/b"])
+def test_id_of_another_program_is_registered_read_and_deregistered(own_agent, service_id):
+    api = ConsulApi(own_agent.config)
+    item = spec(id=service_id, check=CheckSpec(kind="ttl"))
+    api.register(item, marks=MARKS)
+    instance = api.agent_instance(service_id)
+    assert instance is not None
+    assert instance.digest == item.digest
+    api.update_ttl(item.check_id, "passing")
+    assert health(api, service_id) is Health.PASSING
+    assert [check.id for check in api.instance_checks(service_id)] == [item.check_id]
+    if service_id.startswith("/") and api.agent_version() < (1, 10):
+        with pytest.raises(RegistryError, match="redirect"):  # no path of its API can hold it
+            api.deregister(service_id)
+        return
+    api.deregister(service_id)
+    assert service_id not in api.agent_instances()

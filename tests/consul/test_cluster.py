@@ -7,10 +7,12 @@ from contextlib import suppress
 
 import pytest
 
-from registry_admin.consul import CheckSpec, ConsulApi, Health, Observer, ServiceRegistry, ServiceSpec
+from registry_admin.consul import CheckSpec, ConsulApi, Health, ServiceRegistry, ServiceSpec, SnapshotReader
 from registry_admin.discovery import SyncServiceDiscoveryClient
 from registry_admin.errors import ConsulUnavailableError
 from tests.parts import ConsulCluster, wait_until
+
+pytestmark = pytest.mark.cluster
 
 SPEC = ServiceSpec(name="backend-api", address="127.0.0.1", port=8000, check=CheckSpec(kind="none"))
 NEW = dataclasses.replace(SPEC, id="new", port=8001)
@@ -64,14 +66,14 @@ def in_catalog(cluster, service):
 
 
 def ids(api):
-    return {one.id for one in api.instances("backend-api").data}
+    return {item.id for item in api.instances("backend-api").data}
 
 
 def await_replication(cluster):
     """A server that follows knows of a write a moment later, and not at all if the leader ends within that moment."""
     latest = cluster.leader().request("GET", "/v1/health/service/backend-api")
     path = "/v1/health/service/backend-api?stale"
-    wait_until(lambda: all(one.request("GET", path) == latest for one in cluster.servers), what="replication")
+    wait_until(lambda: all(item.request("GET", path) == latest for item in cluster.servers), what="replication")
 
 
 def lose_the_quorum(cluster):
@@ -108,11 +110,11 @@ def test_reads_go_on_and_writes_arrive_while_another_leader_is_elected(cluster, 
     await_replication(cluster)
     cluster.leader().stop()
     send(api.register, NEW, marks=MARKS)
-    seen = []
+    snapshot = []
     while cluster.agreed_leader() is None:
-        seen += came_true(api, lambda api: [ids(api)]) or []
-    assert seen
-    assert all(SPEC.id in found for found in seen)  # an answer that leaves it out would be worse than none
+        snapshot += came_true(api, lambda api: [ids(api)]) or []
+    assert snapshot
+    assert all(SPEC.id in result for result in snapshot)  # an answer that leaves it out would be worse than none
     wait_until(lambda: came_true(api, lambda api: ids(api) == {SPEC.id, NEW.id}), 60, "the write to arrive")
     assert in_catalog(cluster, "backend-api") == {("client", SPEC.id), ("client", NEW.id)}
 
@@ -130,11 +132,13 @@ def test_without_a_quorum_reads_go_on_and_writes_are_kept_until_there_is_one(clu
     wait_until(lambda: ids(api) == {SPEC.id}, what="the catalog")
     lost = lose_the_quorum(cluster)
     reply = wait_until(lambda: came_true(api, lambda api: api.instances("backend-api")), 30, "a server to answer")
-    assert [one.id for one in reply.data] == [SPEC.id]
+    assert [item.id for item in reply.data] == [SPEC.id]
     assert not reply.known_leader
     send(api.register, NEW, marks=MARKS)
     send(api.deregister, SPEC.id)
-    assert set(api.agent_instances()) == {NEW.id}
+    # While it passes a write on, a newer agent answers nobody.
+    registered = wait_until(lambda: came_true(api, lambda api: api.agent_instances()), 60, "the agent to answer")
+    assert set(registered) == {NEW.id}
     wait_until(lambda: came_true(api, lambda api: ids(api) == {SPEC.id}), 30, "a server, which can't know yet")
     for server in lost:
         server.launch()
@@ -143,12 +147,12 @@ def test_without_a_quorum_reads_go_on_and_writes_are_kept_until_there_is_one(clu
 
 def test_without_a_quorum_a_look_says_that_there_is_no_leader_and_not_that_there_is_nothing(cluster, api):
     api.register(SPEC, marks=MARKS)
-    assert set(Observer(api).look().here) == {SPEC.id}
+    assert set(SnapshotReader(api).read().local) == {SPEC.id}
     lose_the_quorum(cluster)
 
     def failure():
         with pytest.raises(ConsulUnavailableError) as caught:
-            Observer(api).look()
+            SnapshotReader(api).read()
         return str(caught.value)
 
     wait_until(lambda: "has no leader" in failure(), 30, "the client agent to have found the server that is left")
@@ -162,8 +166,10 @@ def test_without_a_quorum_modules_go_on_calling_each_other(cluster, api, http_se
     with SyncServiceDiscoveryClient(ServiceRegistry(config=cluster.client.config)) as client:
         assert wait_until(lambda: came_true(api, ids), 30, "a server to answer")
         # Until it has found the server that is left, the agent may ask one that is gone at any time.
-        called = wait_until(lambda: came_true(client, lambda one: one.call_service("backend-api", "/x")), 30, "a call")
-        assert called.text == "hello"
+        response = wait_until(
+            lambda: came_true(client, lambda item: item.call_service("backend-api", "/x")), 30, "a call"
+        )
+        assert response.text == "hello"
 
 
 # -- the servers can't be reached -----------------------------------------------------------------------------
@@ -173,7 +179,7 @@ CATALOG = {
     "services": lambda api: api.services(),
     "health_states": lambda api: api.health_states(),
     "instances": lambda api: api.instances("backend-api"),
-    "look": lambda api: Observer(api).look(),
+    "look": lambda api: SnapshotReader(api).read(),
 }
 
 
@@ -216,42 +222,44 @@ def test_cut_off_from_the_servers_a_module_goes_on_calling_what_it_knew(cluster,
 # -- several nodes -------------------------------------------------------------------------------------------
 
 
-def test_a_service_on_two_nodes_even_under_one_id(cluster, api):
-    there = ConsulApi(cluster.servers[0].config)
+def test_service_on_two_nodes_even_under_one_id(cluster, api):
+    present = ConsulApi(cluster.servers[0].config)
     away = dataclasses.replace(SPEC, port=9000)  # the ID is unique on each agent only
-    there.register(dataclasses.replace(away, id=SPEC.id), marks={})
+    present.register(dataclasses.replace(away, id=SPEC.id), marks={})
     api.register(SPEC, marks=MARKS)
     wait_until(lambda: len(api.instances("backend-api").data) == 2, what="the catalog")
-    assert {(one.node, one.id, one.port) for one in api.instances("backend-api").data} == {
+    assert {(item.node, item.id, item.port) for item in api.instances("backend-api").data} == {
         ("client", SPEC.id, 8000),
         ("server-1", SPEC.id, 9000),
     }
-    seen = Observer(api).look()
-    assert {(one.node, one.id, one.port) for one in seen.here.values()} == {("client", SPEC.id, 8000)}
-    assert {(one.node, one.id, one.port) for one in seen.elsewhere} == {("server-1", SPEC.id, 9000)}
+    snapshot = SnapshotReader(api).read()
+    assert {(item.node, item.id, item.port) for item in snapshot.local.values()} == {("client", SPEC.id, 8000)}
+    assert {(item.node, item.id, item.port) for item in snapshot.remote} == {("server-1", SPEC.id, 9000)}
     api.deregister(SPEC.id)
     wait_until(lambda: in_catalog(cluster, "backend-api") == {("server-1", SPEC.id)}, what="the catalog")
-    there.close()
+    present.close()
 
 
-def test_what_is_on_a_node_that_has_gone_is_critical_and_not_away(cluster, api):
+def test_instance_on_failed_node_is_critical_and_listed(cluster, api):
     elsewhere = cluster.followers()[0]
-    there = ConsulApi(elsewhere.config)
-    there.register(SPEC, marks={})
-    there.close()
+    present = ConsulApi(elsewhere.config)
+    present.register(SPEC, marks={})
+    present.close()
     wait_until(lambda: ids(api) == {SPEC.id}, what="the catalog")
     elsewhere.stop()
     gone = wait_until(
-        lambda: [one for one in Observer(api).look().elsewhere if one.health is Health.CRITICAL], 60, "the loss to show"
+        lambda: [item for item in SnapshotReader(api).read().remote if item.health is Health.CRITICAL],
+        60,
+        "the loss to show",
     )
-    assert [one.id for one in gone] == [SPEC.id]
+    assert [item.id for item in gone] == [SPEC.id]
     assert "not live or unreachable" in gone[0].output
 
 
 # -- the agent itself ----------------------------------------------------------------------------------------
 
 
-def test_an_agent_with_a_data_folder_keeps_its_registrations_and_who_it_is(cluster, api):
+def test_agent_with_a_data_folder_keeps_its_registrations_and_who_it_is(cluster, api):
     api.register(SPEC, marks=MARKS)
     wait_until(lambda: ids(api) == {SPEC.id}, what="the catalog")
     before = api.agent_node()
@@ -264,13 +272,13 @@ def test_an_agent_with_a_data_folder_keeps_its_registrations_and_who_it_is(clust
     assert api.agent_node() == before
 
 
-def test_an_agent_that_has_lost_its_data_folder_can_be_told_by_the_id_of_its_node(cluster, api):
+def test_agent_that_has_lost_its_data_folder_can_be_told_by_the_id_of_its_node(cluster, api):
     api.register(SPEC, marks=MARKS)
     wait_until(lambda: ids(api) == {SPEC.id}, what="the catalog")
-    name, node_id = api.agent_node()
+    name, node_id, _ = api.agent_node()
     cluster.replace_client()
     assert api.agent_instances() == {}
-    assert api.agent_node()[0] == name
-    assert api.agent_node()[1] != node_id
+    assert api.agent_node().name == name
+    assert api.agent_node().id != node_id
     api.register(NEW, marks=MARKS)
     wait_until(lambda: came_true(api, lambda api: ids(api) == {NEW.id}), 60, "the catalog to forget the old ones")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import ssl
 import threading
 import traceback
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from registry_admin.consul import CheckSpec, ConsulApi, ConsulConfig, Health, ServiceRegistry, ServiceSpec
-from registry_admin.consul.observe import Observer
+from registry_admin.consul.snapshot import SnapshotReader
 from registry_admin.errors import ConsulPermissionError, ConsulRefusedError, ConsulUnavailableError
 from tests.parts import Certificates, ConsulAgent, wait_until
 
@@ -21,7 +22,7 @@ SPEC = ServiceSpec(name="backend-api", address="127.0.0.1", port=8000, check=Che
 
 
 @pytest.fixture(scope="module")
-def ours(make_certificates):
+def certificates(make_certificates):
     return make_certificates()
 
 
@@ -31,10 +32,12 @@ def strangers(make_certificates):
 
 
 @pytest.fixture(scope="module", params=["open", "guarded"])
-def agent(request, ours, tmp_path_factory):
+def agent(request, certificates, tmp_path_factory):
     """HTTPS only, without ACLs and then with them, where its token may do what docs/consul-policy.hcl says."""
     guarded = request.param == "guarded"
-    agent = ConsulAgent(tmp_path_factory.mktemp("consul"), tls=ours, management_token=MANAGEMENT if guarded else None)
+    agent = ConsulAgent(
+        tmp_path_factory.mktemp("consul"), tls=certificates, management_token=MANAGEMENT if guarded else None
+    )
     try:
         agent.start()
         if guarded:
@@ -70,30 +73,30 @@ def registry(agent, monkeypatch):
     agent.forget_services()
 
 
-def test_a_module_registers_is_found_and_leaves(registry):
+def test_module_registers_is_found_and_leaves(registry):
     service_id = registry.register_service("backend-api", "127.0.0.1", 8000, ["api"], check=SPEC.check)
     registry.api.update_ttl(SPEC.check_id, "passing")
-    found = wait_until(lambda: registry.discover_service("backend-api", tag="api"), what="the catalog")
-    assert [one.id for one in found] == [service_id]
+    result = wait_until(lambda: registry.discover_service("backend-api", tag="api"), what="the catalog")
+    assert [item.id for item in result] == [service_id]
     assert registry.get_service_url("backend-api") == "http://127.0.0.1:8000"
     assert registry.discover_all_services()["backend-api"] == ["api"]
     registry.deregister_service(service_id)
     assert registry.api.agent_instances() == {}
 
 
-def test_the_operators_side_sees_all_that_is_there(api_with):
+def test_operators_side_sees_all_that_is_there(api_with):
     api = api_with()
-    api.register(SPEC, marks={}, passing=True)
+    api.register(SPEC, marks={}, status="passing")
     api.set_maintenance(SPEC.id, enable=True, reason="a new disk")
-    seen = Observer(api).look()
-    assert seen.here[SPEC.id].health is Health.MAINTENANCE
-    assert not seen.filtered
+    snapshot = SnapshotReader(api).read()
+    assert snapshot.local[SPEC.id].health is Health.MAINTENANCE
+    assert not snapshot.is_filtered
     assert api.leader()
 
 
-def test_the_key_may_be_in_the_file_of_the_certificate(api_with, ours, tmp_path):
+def test_key_may_be_in_the_file_of_the_certificate(api_with, certificates, tmp_path):
     both = tmp_path / "client.pem"
-    both.write_text("".join(Path(name).read_text() for name in ours.client))
+    both.write_text("".join(Path(name).read_text() for name in certificates.client))
     assert api_with(CONSUL_CLIENT_CERT=str(both), CONSUL_CLIENT_KEY=None).leader()
 
 
@@ -134,46 +137,46 @@ def test_blocking_queries_wake_up(api_with, read):
 def failure(kind, api, agent, *authorities):
     with pytest.raises(kind) as caught:
         api.services()
-    said = str(caught.value)
+    message = str(caught.value)
     everything = "".join(traceback.format_exception(caught.value)) + repr(vars(caught.value)) + repr(api.config)
     for secret in secrets(*authorities) + ([agent.token] if agent.token else []):
         assert secret not in everything
     assert "PRIVATE KEY" not in everything
-    assert said.startswith(f"Consul at {api.config.url} ")
-    assert said.isprintable()
-    return said
+    assert message.startswith(f"Consul at {api.config.url} ")
+    assert message.isprintable()
+    return message
 
 
 def secrets(*authorities):
     """The lines of the clients' keys."""
-    lines = [line for one in authorities for line in Path(one.client[1]).read_text().splitlines()]
+    lines = [line for item in authorities for line in Path(item.client[1]).read_text().splitlines()]
     return [line for line in lines if line and not line.startswith("-----")]
 
 
-def test_without_a_certificate_of_ones_own(api_with, agent, ours):
+def test_without_a_certificate_of_ones_own(api_with, agent, certificates):
     api = api_with(CONSUL_CLIENT_CERT=None, CONSUL_CLIENT_KEY=None)
-    said = failure(ConsulUnavailableError, api, agent, ours)
-    assert "a TLS certificate was refused" in said
-    assert "CONSUL_CLIENT_CERT" in said
+    message = failure(ConsulUnavailableError, api, agent, certificates)
+    assert "a TLS certificate was refused" in message
+    assert "CONSUL_CLIENT_CERT" in message
 
 
-def test_with_a_certificate_that_the_agents_authority_has_not_signed(api_with, agent, ours, strangers):
+def test_with_a_certificate_that_the_agents_authority_has_not_signed(api_with, agent, certificates, strangers):
     cert, key = strangers.client
     api = api_with(CONSUL_CLIENT_CERT=cert, CONSUL_CLIENT_KEY=key)
-    said = failure(ConsulUnavailableError, api, agent, ours, strangers)
-    assert "a TLS certificate was refused" in said
-    assert "CONSUL_CLIENT_CERT" in said
+    message = failure(ConsulUnavailableError, api, agent, certificates, strangers)
+    assert "a TLS certificate was refused" in message
+    assert "CONSUL_CLIENT_CERT" in message
 
 
 @pytest.mark.parametrize("authority", ["a stranger's", "the public ones"])
-def test_with_another_authority_than_the_agents(api_with, agent, ours, strangers, authority):
+def test_with_another_authority_than_the_agents(api_with, agent, certificates, strangers, authority):
     api = api_with(CONSUL_CACERT=strangers.ca if authority == "a stranger's" else None)
-    said = failure(ConsulUnavailableError, api, agent, ours)
-    assert "can't be trusted: a TLS certificate was refused" in said
-    assert "CONSUL_CACERT" in said
+    message = failure(ConsulUnavailableError, api, agent, certificates)
+    assert "can't be trusted: a TLS certificate was refused" in message
+    assert "CONSUL_CACERT" in message
 
 
-def test_with_a_host_name_that_is_not_in_the_agents_certificate(api_with, agent, ours, monkeypatch):
+def test_with_a_host_name_that_is_not_in_the_agents_certificate(api_with, agent, certificates, monkeypatch):
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *args, **kwargs: real("127.0.0.1", *args, **kwargs))
     for host, good in (("localhost", True), ("consul.example", False)):
@@ -181,17 +184,31 @@ def test_with_a_host_name_that_is_not_in_the_agents_certificate(api_with, agent,
         if good:
             assert api.leader()
         else:
-            assert "can't be trusted" in failure(ConsulUnavailableError, api, agent, ours)
+            assert "can't be trusted" in failure(ConsulUnavailableError, api, agent, certificates)
 
 
-def test_with_plain_http(api_with, agent, ours):
+def test_with_plain_http(api_with, agent, certificates):
     api = api_with(CONSUL_HTTP_ADDR=f"http://127.0.0.1:{agent.port}")
-    assert "HTTP request to an HTTPS server" in failure(ConsulRefusedError, api, agent, ours)
+    assert "HTTP request to an HTTPS server" in failure(ConsulRefusedError, api, agent, certificates)
 
 
-def test_with_a_key_that_is_not_the_certificates(api_with, agent, ours, strangers):
+def test_with_a_key_that_is_not_the_certificates(api_with, agent, certificates, strangers):
     api = api_with(CONSUL_CLIENT_KEY=strangers.client[1])
-    assert "TLS" in failure(ConsulUnavailableError, api, agent, ours, strangers)
+    assert "TLS" in failure(ConsulUnavailableError, api, agent, certificates, strangers)
+
+
+@pytest.mark.parametrize("client", ["none", "a stranger's"])
+def test_certificate_refused_after_a_tls_1_3_handshake(raw_service, certificates, strangers, client):
+    """An agent from 1.13 on says so in an alert at the first read, when the handshake has succeeded here."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version, tls.verify_mode = ssl.TLSVersion.TLSv1_3, ssl.CERT_REQUIRED
+    tls.load_cert_chain(*certificates.agent)
+    tls.load_verify_locations(certificates.ca)
+    consul = raw_service(lambda connection: None, tls=tls)
+    cert = strangers.client if client == "a stranger's" else None
+    config = ConsulConfig(host=consul.host, port=consul.port, scheme="https", verify=certificates.ca, cert=cert)
+    with pytest.raises(ConsulUnavailableError, match=r"a TLS certificate was refused .*CONSUL_CLIENT_CERT"):
+        ConsulApi(config).leader()
 
 
 # -- tokens besides ------------------------------------------------------------------------------------------
@@ -203,7 +220,7 @@ def test_with_a_key_that_is_not_the_certificates(api_with, agent, ours, stranger
     [(None, "No token was sent"), ("5ec7e700-0000-4000-8000-00000000dead", "Consul doesn't know this token")],
     ids=["none", "unknown"],
 )
-def test_a_certificate_is_no_token(api_with, token, hint):
+def test_certificate_is_no_token(api_with, token, hint):
     api = api_with(CONSUL_HTTP_TOKEN=token)
     with pytest.raises(ConsulPermissionError, match=hint) as caught:
         api.register(SPEC, marks={})
@@ -211,7 +228,7 @@ def test_a_certificate_is_no_token(api_with, token, hint):
 
 
 @pytest.mark.parametrize("agent", ["guarded"], indirect=True)
-def test_the_policy_of_the_docs_lets_no_more_through(api_with):
+def test_policy_of_the_docs_lets_no_more_through(api_with):
     with pytest.raises(ConsulPermissionError):
         api_with().kv.put("a", "b")
 
@@ -219,9 +236,9 @@ def test_the_policy_of_the_docs_lets_no_more_through(api_with):
 # -- a new authority -----------------------------------------------------------------------------------------
 
 
-def test_certificates_that_were_replaced_are_used_from_the_next_connection_on(ours, strangers, make_agent, tmp_path):
-    """As they are where a machine renews them: the process goes on, the files have other contents."""
-    folder = Path(shutil.copytree(ours.folder, tmp_path / "certificates"))
+def test_replaced_certificates_are_used_from_the_next_connection_on(certificates, strangers, make_agent, tmp_path):
+    """Renews the files as a machine does, while the process goes on."""
+    folder = Path(shutil.copytree(certificates.folder, tmp_path / "certificates"))
     agent = make_agent(tls=Certificates(folder))
     api = ConsulApi(ConsulConfig.from_env(agent.env))
     assert api.leader()

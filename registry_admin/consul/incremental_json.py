@@ -1,4 +1,4 @@
-"""Reads the entries of a long JSON reply again and again, at the cost of what has changed in it.
+"""Reads a long JSON reply repeatedly, and parses only the entries that have changed.
 
 Ten thousand instances take 50 ms to parse and as many megabytes to hold, yet hardly any differs from the look before.
 """
@@ -18,8 +18,8 @@ _space = re.compile(r"[ \t\n\r]*").match
 
 
 @dataclass(frozen=True)
-class _Remembered(Generic[T]):
-    """A reply as it was read last. `known`: an entry's own text -> what was made of it, and the text that came next."""
+class _PreviousReply(Generic[T]):
+    """The last reply that was read. `known`: an entry's text -> its value, and the text of the entry after it."""
 
     text: str = ""
     values: tuple[T, ...] = ()
@@ -27,8 +27,8 @@ class _Remembered(Generic[T]):
     known: dict[str, tuple[T, str]] = field(default_factory=dict)
 
 
-class Entries(Generic[T]):
-    """One JSON object or array of objects that is read repeatedly. Safe to share between threads.
+class IncrementalJson(Generic[T]):
+    """Reader of a JSON object, or array of objects, that is read repeatedly. Safe to share between threads.
 
     `make` gets an entry's key ("" in an array) and the object. An entry whose text is the same as at the last `read`,
     wherever it stood, gives what was made of it then, and nothing is parsed.
@@ -37,10 +37,10 @@ class Entries(Generic[T]):
     def __init__(self, make: Callable[[str, dict[str, Any]], T], *, keyed: bool) -> None:
         self._make = make
         self._keyed = keyed
-        self._last: _Remembered[T] = _Remembered()
+        self._last: _PreviousReply[T] = _PreviousReply()
 
     def read(self, text: str) -> tuple[T, ...]:
-        """What was made of the entries, in the reply's order: the same tuple where nothing at all has changed.
+        """Returns the entries' values in the reply's order: the same tuple if the text has not changed.
 
         Raises ValueError where `text` isn't JSON of the right kind, and whatever `make` raises.
         """
@@ -52,7 +52,7 @@ class Entries(Generic[T]):
                 raise ValueError("it ends too early, or is nested too deeply") from None
         return last.values
 
-    def _read(self, text: str, last: _Remembered[T]) -> _Remembered[T]:
+    def _read(self, text: str, last: _PreviousReply[T]) -> _PreviousReply[T]:
         entries: list[str] = []
         values: list[T] = []
         for entry, value in self._walk(text, last):
@@ -60,10 +60,10 @@ class Entries(Generic[T]):
             values.append(value)
         following = [*entries[1:], ""] if entries else []
         known = dict(zip(entries, zip(values, following, strict=True), strict=True))
-        return _Remembered(text, tuple(values), entries[0] if entries else "", known)
+        return _PreviousReply(text, tuple(values), entries[0] if entries else "", known)
 
-    def _walk(self, text: str, last: _Remembered[T]) -> Iterator[tuple[str, T]]:
-        """Each entry's text, and what was or is made of it."""
+    def _walk(self, text: str, last: _PreviousReply[T]) -> Iterator[tuple[str, T]]:
+        """Yields each entry's text and its value."""
         opening, closing = "{}" if self._keyed else "[]"
         position = _after(opening, text, _after_space(text, 0))
         expected = last.first
@@ -88,7 +88,7 @@ class Entries(Generic[T]):
             raise ValueError("there is more after its end")
 
     def _parse(self, text: str, position: int) -> tuple[str, dict[str, Any], int]:
-        """The entry at `position`: its key, its object, and where it ends."""
+        """Returns the key of the entry at `position`, its object, and its end."""
         key = ""
         if self._keyed:
             key, position = _scan(text, position)
@@ -100,12 +100,12 @@ class Entries(Generic[T]):
 
 
 def _after(mark: str, text: str, position: int) -> int:
-    """Where the next thing begins after `mark`, which must stand at `position`."""
+    """Returns the position after `mark`, which must stand at `position`, and the space behind it."""
     if text[position] != mark:
         raise ValueError(f"there is no {mark!r} where one belongs")
     return _after_space(text, position + 1)
 
 
 def _after_space(text: str, position: int) -> int:
-    found = _space(text, position)
-    return found.end() if found else position
+    match = _space(text, position)
+    return match.end() if match else position
