@@ -1,4 +1,4 @@
-"""A plan that is kept in a file, so that what was reviewed is what runs: it is refused where a side has moved since."""
+"""Plan files: a reviewed plan that is applied only while the declarations and Consul are still the same."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from registry_admin.consul.observe import Observation
+from registry_admin.consul.snapshot import Snapshot
 from registry_admin.consul.types import ServiceInstance
-from registry_admin.errors import InvalidValueError, PlanMovedError
-from registry_admin.reconcile.plan import Declared, Plan
+from registry_admin.errors import InvalidValueError, StalePlanError
+from registry_admin.reconcile.diffed_fields import DIFFED_FIELDS
+from registry_admin.reconcile.plan import Action, Declared, Plan
 
 FORMAT = 1
-_NAMED = 5  # in a message
+_MAX_LISTED = 5  # in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """What was planned for the agent on `node`, and fingerprints of what it was planned from, by instance ID.
+    """The plan for the agent on `node`, and fingerprints of the declarations and instances it was made from, by ID.
 
-    Of Consul only what is declared or owned counts, and nobody's health. `services` is the plan's scope, None for all.
+    Only declared or owned instances count, and no health. `services` is the plan's scope; None means all.
     """
 
     node: str
@@ -32,21 +33,21 @@ class PlanFile:
     plan: Mapping[str, Any]
 
     @classmethod
-    def of(cls, plan: Plan, *, declared: Iterable[Declared], observation: Observation, prune: bool = True) -> Self:
-        """The plan with what it was made from."""
-        wanted, seen = _fingerprints(plan, declared, observation)
+    def of(cls, plan: Plan, *, declared: Iterable[Declared], snapshot: Snapshot, prune: bool = True) -> Self:
+        """Returns the file for a plan and the two sides that it was made from."""
+        declarations, observed = _fingerprints(plan, declared, snapshot)
         return cls(
-            node=observation.node,
+            node=snapshot.node,
             prune=prune,
             services=plan.scope,
-            declared=wanted,
-            observed=seen,
+            declared=declarations,
+            observed=observed,
             plan=plan.as_dict(),
         )
 
     @classmethod
     def load(cls, text: str) -> Self:
-        """From what `dump` gave. Raises InvalidValueError for anything else."""
+        """Reads the text that `dump` has written. Raises InvalidValueError for any other text."""
         try:
             raw = json.loads(text)
         except (ValueError, RecursionError):
@@ -68,7 +69,7 @@ class PlanFile:
         )
 
     def dump(self) -> str:
-        """As JSON, for people to review too."""
+        """Returns the file as JSON, which people can review too."""
         services = None if self.services is None else sorted(self.services)
         raw = {
             "format": FORMAT,
@@ -81,85 +82,91 @@ class PlanFile:
         }
         return json.dumps(raw, indent=2) + "\n"
 
-    def unmoved(self, plan: Plan, *, declared: Iterable[Declared], observation: Observation) -> Plan:
-        """The part of `plan`, as made now, that is just this one. Raises PlanMovedError, which says what has moved."""
-        if observation.node != self.node:
-            raise PlanMovedError(
+    def check_current(self, plan: Plan, *, declared: Iterable[Declared], snapshot: Snapshot) -> Plan:
+        """Returns the part of a newly made plan that equals this one.
+
+        Raises StalePlanError, with the instance IDs, where the declarations, Consul or the plan have changed.
+        """
+        if snapshot.node != self.node:
+            raise StalePlanError(
                 f"The plan was made for Consul's agent on node {self.node!r}, and this one is on "
-                f"{observation.node!r}: nothing was changed."
+                f"{snapshot.node!r}: nothing was changed."
             )
-        now = plan if self.services is None else plan.restricted_to(self.services)
-        wanted, seen = _fingerprints(now, declared, observation)
-        moved_here, moved_there = _differing(self.declared, wanted), _differing(self.observed, seen)
-        if moved_here or moved_there:
-            sides = [f"the declarations of {_named(moved_here)}"] * bool(moved_here)
-            sides += [f"what Consul has of {_named(moved_there)}"] * bool(moved_there)
-            raise PlanMovedError(
+        current = plan if self.services is None else plan.restricted_to(self.services)
+        declarations, observed = _fingerprints(current, declared, snapshot)
+        changed_declared = _differing_keys(self.declared, declarations)
+        changed_observed = _differing_keys(self.observed, observed)
+        if changed_declared or changed_observed:
+            sides = [f"the declarations of {_listed(changed_declared)}"] * bool(changed_declared)
+            sides += [f"what Consul has of {_listed(changed_observed)}"] * bool(changed_observed)
+            raise StalePlanError(
                 f"Since the plan was made, {' and '.join(sides)} changed: nothing was done. Make a new plan.",
-                declared=moved_here,
-                observed=moved_there,
+                declared=changed_declared,
+                observed=changed_observed,
             )
-        if _changes(now.as_dict()) != _changes(self.plan):
-            raise PlanMovedError(
+        if _changes(current.as_dict()) != _changes(self.plan):
+            raise StalePlanError(
                 "Neither side has changed since the plan was made, but a plan made now comes out otherwise (other "
                 "options, or another version?): nothing was done. Make a new plan."
             )
-        return now
+        return current
 
 
 def _fingerprints(
-    plan: Plan, declared: Iterable[Declared], observation: Observation
+    plan: Plan, declared: Iterable[Declared], snapshot: Snapshot
 ) -> tuple[dict[str, str], dict[str, str]]:
-    all_wanted = {one.spec.id: one for one in declared}
-    seen = [*observation.here.values(), *observation.elsewhere]
+    """Returns fingerprints of the declarations, and of the instances that are declared or owned, by instance ID."""
+    by_id = {declaration.spec.id: declaration for declaration in declared}
+    instances = [*snapshot.local.values(), *snapshot.remote]
     if plan.scope is not None:
-        ids = {key for key, one in all_wanted.items() if one.spec.name in plan.scope}
-        ids |= {have.id for have in seen if have.service in plan.scope}
-        all_wanted = {key: one for key, one in all_wanted.items() if key in ids}
-        seen = [have for have in seen if have.id in ids]
-    found: dict[str, list[str]] = {}
-    for have in seen:
-        if have.id in all_wanted or have.owner == plan.owner:
-            found.setdefault(have.id, []).append(_of_observed(have))
+        ids = {key for key, declaration in by_id.items() if declaration.spec.name in plan.scope}
+        ids |= {instance.id for instance in instances if instance.service in plan.scope}
+        by_id = {key: declaration for key, declaration in by_id.items() if key in ids}
+        instances = [instance for instance in instances if instance.id in ids]
+    observed: dict[str, list[str]] = {}
+    for instance in instances:
+        if instance.id in by_id or plan.owns(instance):
+            observed.setdefault(instance.id, []).append(_instance_fingerprint(instance))
     return (
-        {key: _of_declared(all_wanted[key]) for key in sorted(all_wanted)},
-        {key: _digest(sorted(found[key])) for key in sorted(found)},
+        {key: _declaration_fingerprint(by_id[key]) for key in sorted(by_id)},
+        {key: _digest(sorted(observed[key])) for key in sorted(observed)},
     )
 
 
-def _of_declared(one: Declared) -> str:
-    return _digest([one.spec.digest, one.enabled, one.departed, bool(one.evicted)])
+def _declaration_fingerprint(declared: Declared) -> str:
+    return _digest([declared.spec.digest, declared.enabled, declared.departed, bool(declared.evicted_reason)])
 
 
-def _of_observed(have: ServiceInstance) -> str:
-    what = [have.service, have.address, have.port, have.tags, dict(have.meta), have.weight, have.tag_override]
-    return _digest([have.node, *what])
+def _instance_fingerprint(instance: ServiceInstance) -> str:
+    fields = {field.name: field.of_instance(instance) for field in DIFFED_FIELDS}
+    check_ids = sorted(check.id for check in instance.checks if not check.is_maintenance)
+    return _digest([instance.node, fields, dict(instance.meta), instance.tag_override, check_ids])
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()[:20]
 
 
-def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+def _differing_keys(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def _changes(plan: Mapping[str, Any]) -> list[Any]:
-    """What it does, without the words: by JSON, in which a tuple is a list."""
-    done = [item for item in plan["items"] if item.get("action") != "leave alone"]
-    return [json.dumps([item.get(key) for key in ("action", "service", "id", "changes")]) for item in done]
+    """Returns the changes of a plan without their reasons, as JSON, in which a tuple is a list."""
+    items = [item for item in plan["items"] if item.get("action") != Action.LEAVE]
+    return [json.dumps([item.get(key) for key in ("action", "service", "id", "changes")]) for item in items]
 
 
-def _named(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return ", ".join(ids[:_NAMED]) + more
+def _listed(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else ""
+    return ", ".join(ids[:_MAX_LISTED]) + more
 
 
 def _texts(raw: Mapping[str, Any], key: str) -> dict[str, str]:
-    found: dict[str, str] = _get(raw, key, dict)
-    if not all(isinstance(value, str) for value in found.values()):
-        raise _refusal(found, f"its {key!r} are no texts")
-    return found
+    texts: dict[str, str] = _get(raw, key, dict)
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise _refusal(texts, f"its {key!r} are no texts")
+    return texts
 
 
 def _get(raw: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -170,8 +177,8 @@ def _get(raw: Mapping[str, Any], key: str, kind: type) -> Any:
 
 
 def _is_list_of(kind: type, value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
+    return isinstance(value, list) and all(isinstance(element, kind) for element in value)
 
 
-def _refusal(value: object, why: str) -> InvalidValueError:
-    return InvalidValueError("plan file", value, why)
+def _refusal(value: object, reason: str) -> InvalidValueError:
+    return InvalidValueError("plan file", value, reason)
