@@ -1,4 +1,4 @@
-"""Everything in Consul, ours or not, as the last look found it."""
+"""The admin of observed instances: everything in the last snapshot of Consul, ours or not."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString
 
-from registry_admin.inventory import services
 from registry_admin.inventory.admin.base import ReadOnlyAdmin, ValuesFilter
-from registry_admin.inventory.admin.previewing import preview
-from registry_admin.inventory.adoption import adopt
-from registry_admin.inventory.models import Health, ObservedInstance
-from registry_admin.inventory.telling import tell_handover, tell_outcomes
-from registry_admin.inventory.templatetags.registry import status_chip
+from registry_admin.inventory.admin.confirmation import confirmation_page
+from registry_admin.inventory.models import HEALTHS, ObservedInstance
+from registry_admin.inventory.sync import on_commit
+from registry_admin.inventory.sync.adoption import adopt, preview_adoption
+from registry_admin.inventory.sync_messages import add_handover_messages, add_sync_messages
+from registry_admin.inventory.templatetags.registry import status_chip, visible
 
 
 @admin.register(ObservedInstance)
 class ObservedInstanceAdmin(ReadOnlyAdmin):
-    """Everything in Consul, ours or not."""
+    """Lists observed instances, and adopts them."""
 
     change_form_template = "admin/inventory/change_form.html"
     list_display = [
-        "consul_id", "service_name", "place", "node", "sync_status", "health", "health_since", "what_is_wrong",
+        "consul_id", "service_name", "place", "node", "sync_status", "health", "health_since", "reason",
     ]  # fmt: skip
     list_filter = ["sync_status", "health", "registered_itself", ("owner", ValuesFilter), ("node", ValuesFilter)]
     actions = ["adopt"]
     search_fields = ["consul_id", "service_name", "address"]
     fields = [
-        "consul_id", "service_name", "place", "node", "tags", "shown_meta", "weight", "owner", "registered_itself",
-        "sync_reason", "shown_health", "health_since", "note", "shown_checks", "first_seen",
+        "consul_id", "service_name", "place", "node", "tags", "meta_lines", "weight", "owner", "registered_itself",
+        "sync_reason", "health_chip", "health_since", "note", "check_outputs", "first_seen",
     ]  # fmt: skip
 
     def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> ObservedInstance | None:
-        """Knows whether its health is current."""
+        """Returns the row, with whether its health is current."""
         row: ObservedInstance | None = super().get_object(request, *args, **kwargs)
         if row is not None:
             row.is_current = self.freshness_of(request).is_current  # type: ignore[attr-defined]
@@ -45,50 +45,51 @@ class ObservedInstanceAdmin(ReadOnlyAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """With the banner's text."""
+        """Adds the banner's text."""
         extra = {"freshness": self.freshness_of(request), **(extra_context or {})}
         return super().change_view(request, object_id, form_url, extra)
 
     @admin.display(description="health")
-    def shown_health(self, row: Any) -> SafeString:
-        """As in the list."""
-        return status_chip(row.health, Health, current=row.is_current)
+    def health_chip(self, row: Any) -> SafeString:
+        """Returns the health as a chip."""
+        return status_chip(HEALTHS[row.health], current=row.is_current)
 
     def has_adopt_permission(self, request: HttpRequest) -> bool:
-        """Whoever may declare services."""
+        """Returns whether the user may declare services and instances."""
         return request.user.has_perms(["inventory.add_service", "inventory.add_instance"])
 
     @admin.action(description="Adopt: declare as it is there", permissions=["adopt"])
     def adopt(self, request: HttpRequest, queryset: QuerySet[ObservedInstance]) -> HttpResponse | None:
-        """Declares the chosen instances; the sync that this sets off makes them ours."""
-        told = queryset.values_list("consul_id", "service_name", "address", "port")
-        items = [
-            (key, f"declared as {name} at {address}:{port}, and marked as ours") for key, name, address, port in told
-        ]
-        meaning = f"{len(items)} instance(s) will be declared here as they are in Consul."
-        if page := preview(self, request, queryset, items, meaning=meaning, button="Yes, adopt them"):
+        """Declares the chosen instances; the sync that follows marks them as ours."""
+        is_confirmed = request.POST.get("confirmed") == "yes"
+        items = [] if is_confirmed else [(item.consul_id, item.text) for item in preview_adoption(queryset)]
+        explanation = (
+            f"{queryset.count()} instance(s) will be declared here as they are in Consul, with the checks that they "
+            "have. Where their service is declared already they get its check, its tags and its meta."
+        )
+        if page := confirmation_page(self, request, queryset, items, explanation=explanation, button="Yes, adopt them"):
             return page
-        with services.collected_outcomes() as outcomes:
-            tell_handover(request, adopt(queryset), verb="Declared as in Consul")
-        tell_outcomes(request, outcomes)
+        with on_commit.syncing_on_commit() as outcomes:
+            add_handover_messages(request, adopt(queryset), verb="Declared as in Consul")
+        add_sync_messages(request, outcomes)
         return None
 
     @admin.display(description="what is wrong", ordering="sync_reason")
-    def what_is_wrong(self, row: ObservedInstance) -> str:
-        """Why it isn't in sync, and whether it flaps."""
+    def reason(self, row: ObservedInstance) -> str:
+        """Returns the reason why it isn't in sync, and the note if it flaps."""
         return "; ".join(text for text in (row.sync_reason, row.note) if text)
 
     @admin.display(description="address", ordering="address")
     def place(self, row: ObservedInstance) -> str:
-        """`127.0.0.1:8000`"""
+        """Returns address and port, such as `127.0.0.1:8000`."""
         return f"{row.address}:{row.port}"
 
     @admin.display(description="meta")
-    def shown_meta(self, row: ObservedInstance) -> str:
-        """As lines."""
-        return "\n".join(f"{key} = {value}" for key, value in sorted(row.meta.items()))
+    def meta_lines(self, row: ObservedInstance) -> str:
+        """Returns the pairs as lines."""
+        return "\n".join(visible(f"{key} = {value}") for key, value in sorted(row.meta.items()))
 
     @admin.display(description="checks")
-    def shown_checks(self, row: ObservedInstance) -> str:
-        """Each with its output, escaped."""
+    def check_outputs(self, row: ObservedInstance) -> str:
+        """Returns each check with its escaped output."""
         return render_to_string("admin/inventory/checks.html", {"checks": row.checks})

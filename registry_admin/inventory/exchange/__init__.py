@@ -1,7 +1,8 @@
-"""Declarations as a document, YAML or JSON: out of here, and into here after a look at what it would change."""
+"""Import and export of declarations as documents; an import shows what it would change before it writes."""
 
-from registry_admin.inventory.exchange.exporting import export_document
-from registry_admin.inventory.exchange.importing import Import, ItemChange, prepare_import
-from registry_admin.inventory.exchange.reading import DocumentError, Problem
+from registry_admin.inventory.exchange.changes import Import, ItemChange
+from registry_admin.inventory.exchange.errors import DocumentError, Problem
+from registry_admin.inventory.exchange.exporter import export_document
+from registry_admin.inventory.exchange.importer import prepare_import
 
 __all__ = ["DocumentError", "Import", "ItemChange", "Problem", "export_document", "prepare_import"]

@@ -1,4 +1,4 @@
-"""What was done, by whose wish, and how health went: kept for as long as REGISTRY_HISTORY_KEPT says."""
+"""History of sync runs and of health, deleted at the age of REGISTRY_HISTORY_KEPT."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from django.utils import timezone
 
 
 class SyncRun(models.Model):
-    """One pass that changes something, or failed to: what was to be done, by whose wish, and what became of it.
+    """A run that changed something, or failed: its trigger and actor, its plan and its results.
 
-    The row is there before anything is applied, so that a run whose process was killed is known too.
+    The row is written before anything is applied, so that a run whose process was killed is known too.
     """
 
     class Trigger(models.TextChoices):
-        """What set it off."""
+        """Causes of a run."""
 
         SAVE = "save", "Declaration changed"
         ACTION = "action", "Sync now"
         COMMAND = "command", "sync_registry"
         PLAN_FILE = "plan_file", "Reviewed plan"
         WATCH = "watch", "Watcher"
+        TAKEOVER = "takeover", "Takeover"
 
     class Outcome(models.TextChoices):
-        """How it ended."""
+        """Results of a run."""
 
         RUNNING = "running", "Running"
         DONE = "done", "Done"
@@ -55,8 +56,36 @@ class SyncRun(models.Model):
         return f"{self.get_trigger_display()} at {self.started_at:%Y-%m-%d %H:%M:%S}: {self.get_outcome_display()}"
 
 
+class EvictionHalt(models.Model):
+    """A time in which instances of a group weren't evicted, because too many of them failed together.
+
+    `ended_at` is empty while it goes on. `instances`: those that are down, as node and ID. A person may confirm that
+    these are dead: then they are evicted.
+    """
+
+    kind = models.CharField(max_length=16, help_text="Datacenter, node or service.")
+    name = models.CharField(max_length=512, blank=True)
+    began_at = models.DateTimeField(default=timezone.now, db_index=True)
+    ended_at = models.DateTimeField(null=True, help_text="Empty: it goes on.")
+    instances = models.JSONField(default=list, help_text="Those that are down.")
+    total = models.PositiveIntegerField(default=0, help_text="How many instances the group has.")
+    confirmed_at = models.DateTimeField(null=True, help_text="When somebody confirmed that they are dead.")
+    confirmed_by = models.CharField(max_length=150, blank=True)
+
+    class Meta:
+        ordering = ["-began_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "name"], condition=models.Q(ended_at=None), name="one_open_halt_per_group"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}".rstrip()
+
+
 class HealthTransition(models.Model):
-    """An instance's health changed; it appeared, or was gone (both empty); or it was evicted."""
+    """A change of an instance's health. `before` is empty for a new instance, `after` for a removed one."""
 
     EVICTED = "evicted"
 

@@ -1,4 +1,4 @@
-"""Who leads: of all watchers, one acts and the others stand by."""
+"""The leader lease of the watchers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Lease(models.Model):
-    """One row: who holds the lease, since when and until when, by the database's clock."""
+    """The only row: holder of the lease, and since when and until when, by the database's clock."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
     holder = models.CharField(max_length=200, blank=True, help_text="Host, process and a random part.")

@@ -1,36 +1,46 @@
-"""Reads: what other parts want to know of the database, in a number of queries that doesn't grow with the rows."""
+"""Reads of the inventory, each in a number of queries that doesn't grow with the rows."""
 
-from registry_admin.inventory.selectors.declared import DeclaredRow, Inventory, read_inventory
-from registry_admin.inventory.selectors.health import RecentChanges, critical_since, recent_changes
-from registry_admin.inventory.selectors.pages import (
+from registry_admin.inventory.selectors.completeness import agent_lost_state, incomplete_reason
+from registry_admin.inventory.selectors.declarations import DeclaredRow, Inventory, read_inventory
+from registry_admin.inventory.selectors.freshness import (
     Freshness,
-    Leadership,
-    PaneRow,
-    ServicePane,
+    LeaseStatus,
     freshness,
     freshness_and_lease,
-    lease,
-    service_pane,
+    lease_status,
 )
-from registry_admin.inventory.selectors.stamp import state_stamp
-from registry_admin.inventory.selectors.trust import doubt, lost_state
+from registry_admin.inventory.selectors.health import (
+    RecentChanges,
+    critical_since,
+    observed_s,
+    recent_changes,
+    recent_halts,
+    relapses,
+)
+from registry_admin.inventory.selectors.identity import former_declarations, read_owner
+from registry_admin.inventory.selectors.removals import brake_for, brake_for_declarations
+from registry_admin.inventory.selectors.state_stamp import state_stamp
 
 __all__ = [
     "DeclaredRow",
     "Freshness",
     "Inventory",
-    "Leadership",
-    "PaneRow",
+    "LeaseStatus",
     "RecentChanges",
-    "ServicePane",
+    "agent_lost_state",
+    "brake_for",
+    "brake_for_declarations",
     "critical_since",
-    "doubt",
+    "former_declarations",
     "freshness",
     "freshness_and_lease",
-    "lease",
-    "lost_state",
+    "incomplete_reason",
+    "lease_status",
+    "observed_s",
     "read_inventory",
+    "read_owner",
     "recent_changes",
-    "service_pane",
+    "recent_halts",
+    "relapses",
     "state_stamp",
 ]

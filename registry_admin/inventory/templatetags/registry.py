@@ -1,4 +1,4 @@
-"""What the templates need beyond Django's own: status chips, and text from outside made harmless."""
+"""Template tags: status chips, ages, and printable text from outside."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from registry_admin.inventory.models import Health, SyncStatus
+from registry_admin.inventory.models import AXES, HEALTHS, SYNC_STATUSES, Colour, Status
 from registry_admin.inventory.selectors import Freshness
-from registry_admin.reconcile import rendering
+from registry_admin.printable import escape_lines
 
 register = template.Library()
 
 
 @register.simple_tag
 def chip(value: str, axis: str, freshness: Freshness) -> SafeString:
-    """A status as a shape, a colour and a word. What isn't known to be current is Unknown, whatever it was."""
-    return status_chip(value, SyncStatus if axis == "sync" else Health, current=freshness.is_current)
+    """Returns a status as a shape, a colour and a word; Unknown where Consul can't be seen and it may be old."""
+    return status_chip(AXES[axis][value], current=freshness.is_current)
 
 
-def status_chip(value: str, choices: type[SyncStatus | Health], *, current: bool) -> SafeString:
-    """The same for Python's side."""
-    status = choices(value)
-    if current or value in (choices.UNKNOWN, SyncStatus.DISABLED):
-        return format_html('<span class="chip chip-{}">{}</span>', status.value, status.label)
-    return format_html('<span class="chip chip-unknown">Unknown <small>(was {})</small></span>', status.label)
+@register.simple_tag
+def former_chip(value: str) -> SafeString:
+    """Returns a health, or `evicted`, that an instance had at some time."""
+    return status_chip((HEALTHS if value in HEALTHS.values else SYNC_STATUSES)[value], current=True)
+
+
+def status_chip(status: Status, *, current: bool) -> SafeString:
+    """Returns the chip of a status. `current`: Consul has been seen lately."""
+    if current or status.is_certain:
+        return format_html('<span class="chip chip-{} status-{}">{}</span>', status.value, status.colour, status.label)
+    return format_html(
+        '<span class="chip chip-unknown status-{}">Unknown <small>(was {})</small></span>', Colour.GREY, status.label
+    )
 
 
 @register.simple_tag
 def ago(at: datetime | None) -> SafeString:
-    """`5 minutes ago`, with the exact time on hover; live.js keeps it counting."""
+    """Renders an age, such as `5 minutes ago`, with the exact time on hover; live.js keeps it current."""
     if at is None:
         return SafeString("never")
     seconds = abs((timezone.now() - at).total_seconds())
@@ -47,5 +54,8 @@ def ago(at: datetime | None) -> SafeString:
 
 @register.filter
 def visible(text: object) -> str:
-    """Text from outside, line by line, with invisible characters written out. Django escapes it after that."""
-    return "\n".join(rendering.visible(line) for line in str(text).splitlines())
+    """Writes out the invisible characters of text from outside, line by line; Django escapes the result.
+
+    HTML that is safe already stays as it is.
+    """
+    return text if isinstance(text, SafeString) else escape_lines(str(text))

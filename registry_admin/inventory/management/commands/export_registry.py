@@ -1,4 +1,4 @@
-"""`manage.py export_registry`: the declarations as a document, to keep, to review, or to import elsewhere."""
+"""`manage.py export_registry`: writes the declarations as a document, for backup, review or import elsewhere."""
 
 from __future__ import annotations
 
@@ -8,32 +8,37 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from registry_admin.errors import StoreUnavailableError
+from registry_admin.errors import DatabaseUnavailableError
+from registry_admin.inventory.database import database_errors
 from registry_admin.inventory.exchange import export_document
-from registry_admin.inventory.exchange.exporting import FORMATS
+from registry_admin.inventory.exchange.formats import DEFAULT_FORMAT, LABELS, OWN_FORMATS
 from registry_admin.inventory.models import Service
-from registry_admin.inventory.store import database_errors
-from registry_admin.reconcile.rendering import visible
+from registry_admin.printable import escape_unprintable
 
 
 class Command(BaseCommand):
-    """Everything that people declare; what syncing notes beside it isn't part of it."""
+    """Exports what people declare, without sync state."""
 
-    help = "Writes the declared services and instances as YAML or JSON."
+    help = f"Writes the declared services and instances as {LABELS}."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Which, how, and where to."""
-        parser.add_argument("--format", choices=FORMATS, default="yaml")
+        """Adds the options."""
+        parser.add_argument("--format", choices=OWN_FORMATS, default=DEFAULT_FORMAT)
         parser.add_argument("--service", action="append", metavar="NAME", help="Only this one; may be given often.")
+        parser.add_argument(
+            "--with-secrets",
+            action="store_true",
+            help="With the values of headers, so that it can be imported elsewhere too.",
+        )
         parser.add_argument("--output", metavar="FILE", help="Standard output unless given.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Raises CommandError for an unknown service, a file that can't be written, and where the database is away."""
+        """Raises CommandError for an unknown service, an unwritable file, or an unavailable database."""
         try:
             with database_errors():
-                text = self._export(options["service"], fmt=options["format"])
-        except StoreUnavailableError as error:
-            raise CommandError(visible(str(error))) from error
+                text = self._export(options["service"], fmt=options["format"], with_secrets=options["with_secrets"])
+        except DatabaseUnavailableError as error:
+            raise CommandError(escape_unprintable(str(error))) from error
         if options["output"] is None:
             self.stdout.write(text, ending="")
             return
@@ -42,11 +47,11 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(f"{options['output']} can't be written: {error.strerror}") from error
 
-    def _export(self, names: list[str] | None, *, fmt: str) -> str:
+    def _export(self, names: list[str] | None, *, fmt: str, with_secrets: bool) -> str:
         services = list(Service.objects.all())
         if names:
-            wanted = {name.lower() for name in names}
-            if missing := wanted - {service.name.lower() for service in services}:
-                raise CommandError(visible(f"Not declared: {', '.join(sorted(missing))}"))
-            services = [service for service in services if service.name.lower() in wanted]
-        return export_document(services, fmt=fmt)
+            selected = {name.lower() for name in names}
+            if missing := selected - {service.name.lower() for service in services}:
+                raise CommandError(escape_unprintable(f"Not declared: {', '.join(sorted(missing))}"))
+            services = [service for service in services if service.name.lower() in selected]
+        return export_document(services, fmt=fmt, with_secrets=with_secrets)

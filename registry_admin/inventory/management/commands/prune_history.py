@@ -1,4 +1,4 @@
-"""`manage.py prune_history`: forgets what was done and how health went long ago, as the watcher does once a day."""
+"""`manage.py prune_history`: deletes old history, as the leading watcher does every hour."""
 
 from __future__ import annotations
 
@@ -10,39 +10,53 @@ from django.core.management.base import BaseCommand, CommandError
 
 from registry_admin.consul import validation
 from registry_admin.errors import InvalidValueError, RegistryError
-from registry_admin.inventory import history
 from registry_admin.inventory.conf import conf
-from registry_admin.inventory.store import database_errors
-from registry_admin.reconcile.rendering import visible
+from registry_admin.inventory.database import database_errors
+from registry_admin.inventory.sync import runs
+from registry_admin.printable import escape_unprintable
+
+LABELS = {
+    "runs": "run(s)",
+    "transitions": "health transition(s)",
+    "gaps": "observation gap(s)",
+    "calls": "call count(s)",
+    "audit_events": "audit event(s)",
+    "sessions": "ended session(s)",
+    "login_counts": "expired login count(s)",
+}
 
 
 class Command(BaseCommand):
-    """Runs and changes of health; declarations and what Consul has now are never touched."""
+    """Deletes history only, never declarations or the mirror of Consul."""
 
-    help = "Deletes sync runs and health transitions that are older than REGISTRY_HISTORY_KEPT."
+    help = (
+        "Deletes sync runs, health transitions, observation gaps and call counts older than REGISTRY_HISTORY_KEPT, and "
+        "what logins have left."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """How old, and whether for real."""
+        """Adds the options."""
         parser.add_argument(
             "--older-than", metavar="DURATION", help="Such as 720h; REGISTRY_HISTORY_KEPT unless given."
         )
         parser.add_argument("--dry-run", action="store_true", help="Only say how many there are.")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Raises CommandError for a bad duration, and where the database is away."""
+        """Raises CommandError for an invalid duration or an unavailable database."""
         try:
-            kept = timedelta(seconds=_seconds(options["older_than"]))
+            age = timedelta(seconds=_seconds(options["older_than"]))
             with database_errors():
-                counts = history.prune(kept, dry_run=options["dry_run"])
+                counts = runs.prune_history(age, dry_run=options["dry_run"])
         except RegistryError as error:
-            raise CommandError(visible(str(error))) from error
+            raise CommandError(escape_unprintable(str(error))) from error
         verb = "would delete" if options["dry_run"] else "deleted"
-        self.stdout.write(f"{verb} {counts['runs']} run(s) and {counts['transitions']} health transition(s)")
+        *parts, last = (f"{count} {LABELS.get(kind, kind)}" for kind, count in counts.items())
+        self.stdout.write(f"{verb} {', '.join(parts)} and {last}")
 
 
 def _seconds(older_than: str | None) -> float:
     if older_than is None:
-        return conf.history_kept_s
+        return conf.history_retention_s
     try:
         return validation.seconds(validation.duration(older_than, "older_than", minimum_s=0.0, maximum_s=1e9))
     except InvalidValueError as error:

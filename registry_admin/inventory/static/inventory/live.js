@@ -1,14 +1,14 @@
-/* Keeps the parts of a page that are marked data-live current: asks every 3 s while the page is seen and used, seldom
-   otherwise, and changes only what has changed, so that focus, scroll and open folds stay. */
+/* Keeps the regions marked data-live current: fetches them every 3 s while the page is visible and in use, every 60 s
+   otherwise, and morphs only the changes, so that focus, scroll position and open folds stay. */
 "use strict";
 document.addEventListener("DOMContentLoaded", () => {
-  const OFTEN_MS = 3000, SELDOM_MS = 60000, IN_USE_MS = 300000, PATIENCE_MS = 10000;
+  const ACTIVE_INTERVAL_MS = 3000, IDLE_INTERVAL_MS = 60000, IDLE_AFTER_MS = 300000, TIMEOUT_MS = 10000;
   const regions = [...document.querySelectorAll("[data-live]")].map((element) => ({ element, etag: "" }));
   const controls = document.getElementById("live-controls");
   const state = document.getElementById("live-state");
   const pause = document.getElementById("live-pause");
-  const said = document.getElementById("live-said");
-  let paused = false, timer = 0, usedAt = Date.now(), told = announcement();
+  const announcer = document.getElementById("live-announcement");
+  let isPaused = false, timer = 0, lastUsedAt = Date.now(), announced = announcement();
 
   function announcement() {
     return [...document.querySelectorAll("[data-announce]")].map((element) => element.textContent.trim().replace(/\s+/g, " ")).join(". ");
@@ -19,13 +19,13 @@ document.addEventListener("DOMContentLoaded", () => {
     state.dataset.state = word;
     state.textContent = word;
     state.title = detail;
-    if (said && word !== "Live") said.textContent = `${word}. ${detail}`;
+    if (announcer && word !== "Live") announcer.textContent = `${word}. ${detail}`;
   }
 
-  /* What the reader is doing is theirs: folds that they opened, boxes that they ticked, text that they typed. */
+  /* Folds that the reader has opened, boxes ticked and text typed stay as they are. */
   const isTouched = (node) =>
     node instanceof HTMLInputElement && (node.checked !== node.defaultChecked || node.value !== node.defaultValue);
-  const keep = {
+  const morphOptions = {
     morphStyle: "innerHTML",
     restoreFocus: true,
     callbacks: {
@@ -34,29 +34,36 @@ document.addEventListener("DOMContentLoaded", () => {
     },
   };
 
-  async function look(region) {
+  /* After the login has ended nothing of the page stays, and nothing is asked any more: the server leads to the login. */
+  function leave() {
+    isPaused = true;
+    document.body.replaceChildren();
+    location.reload();
+  }
+
+  async function refresh(region) {
     const url = region.element.dataset.live || location.href;
     const headers = { "X-Registry-Live": "1" };
     if (region.etag) headers["If-None-Match"] = region.etag;
-    const reply = await fetch(url, { headers, redirect: "manual", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
-    if (reply.status === 401 || reply.type === "opaqueredirect") throw new Error("You have been logged out: reload the page to log in.");
+    const reply = await fetch(url, { headers, redirect: "manual", cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (reply.status === 401 || reply.type === "opaqueredirect") return leave();
     if (reply.status === 304) return;
     if (!reply.ok && reply.status !== 404) throw new Error(`Registry Admin answered ${reply.status}.`);
-    const html = await reply.text(); // that of a 404 says that what was shown is gone
+    const html = await reply.text(); // a 404 has a region too: it says that the service is no longer known
     region.etag = reply.headers.get("ETag") || "";
-    Idiomorph.morph(region.element, html, keep);
+    Idiomorph.morph(region.element, html, morphOptions);
     region.element.dispatchEvent(new CustomEvent("registry:changed", { bubbles: true }));
   }
 
-  async function lookAtAll() {
+  async function refreshAll() {
     clearTimeout(timer);
-    if (paused) return;
+    if (isPaused) return;
     try {
-      await Promise.all(regions.map(look));
+      await Promise.all(regions.map(refresh));
       regions.forEach(({ element }) => element.removeAttribute("data-offline"));
       show("Live", "This page keeps itself current.");
       const now = announcement();
-      if (said && now !== told) said.textContent = told = now;
+      if (announcer && now !== announced) announcer.textContent = announced = now;
     } catch (error) {
       regions.forEach(({ element }) => element.setAttribute("data-offline", ""));
       show("Offline", error instanceof TypeError || error.name === "TimeoutError"
@@ -67,18 +74,18 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function schedule() {
     clearTimeout(timer);
-    if (paused) return;
-    const isUsed = !document.hidden && Date.now() - usedAt < IN_USE_MS;
-    timer = setTimeout(lookAtAll, isUsed ? OFTEN_MS : SELDOM_MS);
+    if (isPaused) return;
+    const isActive = !document.hidden && Date.now() - lastUsedAt < IDLE_AFTER_MS;
+    timer = setTimeout(refreshAll, isActive ? ACTIVE_INTERVAL_MS : IDLE_INTERVAL_MS);
   }
 
-  function used() {
-    const wasAway = Date.now() - usedAt >= IN_USE_MS;
-    usedAt = Date.now();
-    if (wasAway) lookAtAll();
+  function recordUse() {
+    const wasIdle = Date.now() - lastUsedAt >= IDLE_AFTER_MS;
+    lastUsedAt = Date.now();
+    if (wasIdle) refreshAll();
   }
 
-  function tellAges() {
+  function updateAges() {
     const format = new Intl.RelativeTimeFormat("en", { style: "long" });
     const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
     for (const time of document.querySelectorAll("time[data-ago]")) {
@@ -104,25 +111,25 @@ document.addEventListener("DOMContentLoaded", () => {
     const button = event.target.closest("[data-copies]");
     if (!button) return;
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
-    if (said) said.textContent = "Copied.";
+    if (announcer) announcer.textContent = "Copied.";
     button.textContent = "Copied";
   });
 
-  tellAges();
-  setInterval(tellAges, 1000);
+  updateAges();
+  setInterval(updateAges, 1000);
   if (!regions.length) return;
   if (controls) controls.hidden = false;
   if (pause) pause.addEventListener("click", () => {
-    paused = !paused;
-    pause.textContent = paused ? "Resume" : "Pause";
-    regions.forEach(({ element }) => element.toggleAttribute("data-paused", paused));
-    if (paused) {
+    isPaused = !isPaused;
+    pause.textContent = isPaused ? "Resume" : "Pause";
+    regions.forEach(({ element }) => element.toggleAttribute("data-paused", isPaused));
+    if (isPaused) {
       clearTimeout(timer);
       show("Paused", "This page stays as it is until you resume.");
-    } else lookAtAll();
+    } else refreshAll();
   });
-  document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : lookAtAll()));
-  for (const what of ["pointermove", "pointerdown", "keydown", "scroll", "focusin"]) document.addEventListener(what, used, { passive: true });
-  document.addEventListener("registry:changed", tellAges);
+  document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : refreshAll()));
+  for (const type of ["pointermove", "pointerdown", "keydown", "scroll", "focusin"]) document.addEventListener(type, recordUse, { passive: true });
+  document.addEventListener("registry:changed", updateAges);
   schedule();
 });
