@@ -1,21 +1,21 @@
-"""Add `registry_admin.autoregister` to INSTALLED_APPS, and the project registers itself in Consul when it serves."""
+"""Django app that registers its project in Consul while it serves: add `registry_admin.autoregister`."""
 
 from __future__ import annotations
 
 from django.apps import AppConfig
 
-from registry_admin.discovery.registration import Registration
+from registry_admin.discovery.registration.registration import Registration
 
 
 class AutoregisterConfig(AppConfig):
-    """An app without models; `registration` is this process's own, or None where it doesn't serve."""
+    """App without models. `registration` is that of this process, or None if it doesn't serve."""
 
     name = "registry_admin.autoregister"
     verbose_name = "Self-registration"
     registration: Registration | None = None
 
     def ready(self) -> None:
-        """Called by Django when everything is loaded."""
-        from registry_admin.autoregister import checks, services  # noqa: F401, PLC0415 - settings are ready only now
+        """Starts the registration; called by Django when all apps are loaded."""
+        from registry_admin.autoregister import start, system_checks  # noqa: F401, PLC0415 - need loaded settings
 
-        self.registration = services.register_if_serving()
+        self.registration = start.register_if_serving()

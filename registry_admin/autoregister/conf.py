@@ -1,74 +1,58 @@
-"""The settings of self-registration: `settings.REGISTRY_AUTOREGISTER`, typed. The rest comes from the environment."""
+"""Settings of self-registration: `settings.REGISTRY_AUTOREGISTER`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from django.conf import settings
+import os
 
 from registry_admin.consul import validation
-from registry_admin.discovery.identity import IdentityOptions
-from registry_admin.errors import ConfigurationError, InvalidValueError
+from registry_admin.discovery.registration.identity import IdentityOptions, health_check_path
+from registry_admin.setting_declarations import Setting, SettingsGroup
 
-T = TypeVar("T")
-KEYS = frozenset({"NAME", "ADDRESS", "PORT", "TAGS", "ID", "META", "HEALTH_CHECK_PATH"})
+HEALTH_CHECK_PATH = health_check_path(os.environ)
 
 
-class Conf:
-    """What can be set in `settings.REGISTRY_AUTOREGISTER`. A property raises ConfigurationError that names its key."""
+def _http_path(value: object, field: str) -> str:
+    return HEALTH_CHECK_PATH if value is None else validation.http_path(value, field)
 
-    def _get(self, key: str) -> Any:
-        given = getattr(settings, "REGISTRY_AUTOREGISTER", {})
-        if not isinstance(given, dict) or not KEYS.issuperset(given):
-            raise ConfigurationError(f"REGISTRY_AUTOREGISTER is a dict with any of the keys {', '.join(sorted(KEYS))}")
-        return given.get(key)
 
-    def _checked(self, key: str, check: Callable[[object, str], T]) -> T | None:
-        value = self._get(key)
-        try:
-            return None if value is None else check(value, key)
-        except InvalidValueError as error:
-            raise ConfigurationError(f"REGISTRY_AUTOREGISTER[{key!r}]: {error}") from error
+class AutoregisterSettings(SettingsGroup):
+    """Keys of `settings.REGISTRY_AUTOREGISTER`. A key that is missing or None leaves the value to the environment."""
 
-    @property
-    def name(self) -> str | None:
-        """The service's name, instead of SERVICE_NAME."""
-        return self._checked("NAME", validation.service_name)
+    name = "REGISTRY_AUTOREGISTER"
+    refuses_unknown_keys = True
 
-    @property
-    def address(self) -> str | None:
-        """Where others reach it, instead of SERVICE_ADDRESS."""
-        return self._checked("ADDRESS", validation.address)
-
-    @property
-    def port(self) -> int | None:
-        """The port others reach it on, instead of SERVICE_PORT."""
-        return self._checked("PORT", validation.port)
-
-    @property
-    def tags(self) -> tuple[str, ...] | None:
-        """Its labels, instead of SERVICE_TAGS."""
-        return self._checked("TAGS", validation.tags)
-
-    @property
-    def service_id(self) -> str | None:
-        """The instance's ID, instead of SERVICE_ID; `name-address-port` where neither is set."""
-        return self._checked("ID", validation.service_id)
+    service_name = Setting[str | None](
+        "NAME", default=None, parse=validation.service_name, check_id="autoregister.E001",
+        help_text="name of the service, instead of SERVICE_NAME",
+    )  # fmt: skip
+    address = Setting[str | None](
+        "ADDRESS", default=None, parse=validation.address, check_id="autoregister.E002",
+        help_text="address under which others reach the service, instead of SERVICE_ADDRESS",
+    )  # fmt: skip
+    port = Setting[int | None](
+        "PORT", default=None, parse=validation.port, check_id="autoregister.E003",
+        help_text="port on which others reach the service, instead of SERVICE_PORT",
+    )  # fmt: skip
+    tags = Setting[tuple[str, ...] | None](
+        "TAGS", default=None, parse=validation.tags, check_id="autoregister.E004",
+        help_text="tags of the instance, instead of SERVICE_TAGS",
+    )  # fmt: skip
+    service_id = Setting[str | None](
+        "ID", default=None, parse=validation.service_id, check_id="autoregister.E005",
+        help_text="ID of the instance, instead of SERVICE_ID; `name-address-port` if neither is set",
+    )  # fmt: skip
+    meta = Setting[dict[str, str] | None](
+        "META", default=None, parse=validation.meta, check_id="autoregister.E006",
+        help_text="Consul Meta of the instance: text to text",
+    )  # fmt: skip
+    health_check_path = Setting[str](
+        "HEALTH_CHECK_PATH", default=HEALTH_CHECK_PATH, parse=_http_path, check_id="autoregister.E007",
+        help_text="path that Consul's check requests, instead of SERVICE_HEALTH_CHECK_PATH",
+    )  # fmt: skip
 
     @property
-    def meta(self) -> dict[str, str] | None:
-        """Pairs of text to go with it."""
-        return self._checked("META", validation.meta)
-
-    @property
-    def health_check_path(self) -> str:
-        """What Consul asks for; `/health` by default."""
-        return self._checked("HEALTH_CHECK_PATH", validation.http_path) or "/health"
-
-    @property
-    def options(self) -> IdentityOptions:
-        """All but the name."""
+    def identity_options(self) -> IdentityOptions:
+        """Options of the registration, beside the service's name."""
         return {
             "address": self.address,
             "port": self.port,
@@ -79,4 +63,4 @@ class Conf:
         }
 
 
-conf = Conf()
+conf = AutoregisterSettings()

@@ -1,35 +1,34 @@
-"""Whether this process serves requests, told from how it was started: only then may it register itself."""
+"""Detection of processes that serve requests, from how they were started: only those register themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
+from registry_admin.discovery.registration.switch import read_switch
+
 _SERVERS = frozenset({"gunicorn", "uvicorn", "daphne", "hypercorn", "granian", "waitress-serve", "waitress", "uwsgi"})
-_ONLY_LOOKS = frozenset({"--check-config", "--print-config", "--version", "--help", "-h", "-v"})
-_DJANGO = frozenset({"manage.py", "django-admin", "django"})
-_TRUE = frozenset({"1", "true", "yes", "on"})
+_OPTIONS_THAT_EXIT = frozenset({"--check-config", "--print-config", "--version", "--help", "-h", "-v"})
+_DJANGO_COMMANDS = frozenset({"manage.py", "django-admin", "django"})
 
 
-def serves(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether `argv` is a server's, or `runserver` in the process that serves; SERVICE_AUTOREGISTER=1 or 0 overrides.
+def is_serving(argv: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Returns whether `argv` is that of a server, or of `runserver`.
 
-    Never for `migrate`, `test`, `shell` and other commands, for Celery, or for the autoreloader's parent.
+    True also for the parent of runserver's reloader, which kills the process that serves before that could leave. False
+    for `migrate`, `test`, `shell` and other commands, and for Celery. SERVICE_AUTOREGISTER=1 or 0 overrides it.
     """
-    override = environ.get("SERVICE_AUTOREGISTER", "").strip().lower()
-    if override:
-        return override in _TRUE
+    override = read_switch(environ)
+    if override is not None:
+        return override
     program, arguments = _program(argv), list(argv[1:])
     if program in _SERVERS:
-        return not _ONLY_LOOKS.intersection(arguments)
-    if program in _DJANGO and arguments[:1] == ["runserver"]:
-        # The reloader's parent runs no server; it starts a child and marks it with RUN_MAIN.
-        return environ.get("RUN_MAIN") == "true" or "--noreload" in arguments
-    return False
+        return not _OPTIONS_THAT_EXIT.intersection(arguments)
+    return program in _DJANGO_COMMANDS and arguments[:1] == ["runserver"]
 
 
 def _program(argv: Sequence[str]) -> str:
-    """`gunicorn` for `/usr/bin/gunicorn` and for `python -m gunicorn`, whose argv[0] is `…/gunicorn/__main__.py`."""
+    """Returns `gunicorn` for `/usr/bin/gunicorn`, and for `python -m gunicorn` (`…/gunicorn/__main__.py`)."""
     path = PurePath(argv[0]) if argv else PurePath()
     name = path.parent.name if path.name == "__main__.py" else path.name
     return name.lower().removesuffix(".exe")
