@@ -1,1 +1,1 @@
-"""What people look at outside the Django admin."""
+"""Pages for people, outside the Django admin."""

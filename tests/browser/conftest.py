@@ -1,9 +1,7 @@
-"""A real browser in front of the real site, a watcher and a Consul agent."""
+"""Fixtures of the browser tests: Chromium, the live site, a watcher and a Consul agent."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,8 +14,9 @@ from django.contrib.staticfiles.storage import StaticFilesStorage
 from django.test import override_settings
 
 from registry_admin.consul import ConsulApi
-from registry_admin.inventory.controller import Controller
+from registry_admin.inventory.watcher.controller import Controller
 from tests.parts import ConsulAgent, FlakyProxy
+from tests.parts.programs import program_path, skip_unless_ci
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -25,29 +24,20 @@ if TYPE_CHECKING:
 ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE_MS = 20_000
+TIMEOUT_MS = 20_000
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def can_not_be_run(why: str) -> None:
-    """On a developer's machine that is no failure; where everything is to be tested, it is."""
-    if os.environ.get("CI"):
-        pytest.fail(why)
-    pytest.skip(why)
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for a module: Playwright keeps an event loop going, which others' asynchronous tests can't stand."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        can_not_be_run("no Chromium: none of its names is on PATH")
+    """Browser for one module, because Playwright's running event loop breaks asynchronous tests elsewhere."""
+    path = program_path(*NAMES)
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        can_not_be_run("no Playwright: pip install -r requirements-dev.txt")
+        skip_unless_ci("no Playwright: pip install -r requirements-dev.txt")
     with sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # for that very loop's sake
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")  # because of that event loop
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
@@ -55,13 +45,15 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def tab(chromium: Browser) -> Iterator[Page]:
-    """A page of a fresh browser. A script's error, or anything that it complains of in its console, fails the test."""
+    """Page of a new browser context. Errors of scripts and warnings in the console fail the test."""
     complaints: list[str] = []
     context = chromium.new_context()
-    context.set_default_timeout(PATIENCE_MS)
+    context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.complaints = complaints  # type: ignore[attr-defined]
     yield page
     context.close()
@@ -70,7 +62,7 @@ def tab(chromium: Browser) -> Iterator[Page]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_collected_static_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """As in production, but nobody has run collectstatic. For the session, because the live server lasts as long."""
+    """Static files without collectstatic. For the session, because the live server lasts as long."""
     storages = settings.STORAGES | {"staticfiles": {"BACKEND": f"{StaticFilesStorage.__module__}.StaticFilesStorage"}}
     with override_settings(STORAGES=storages, STATIC_ROOT=str(tmp_path_factory.mktemp("static"))):
         yield
@@ -78,7 +70,7 @@ def _no_collected_static_files(tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(autouse=True)
 def _quick_passwords(settings) -> None:
-    """Not a second of work for each user that a test makes."""
+    """Fast password hashing, because each login would take a second."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
@@ -86,7 +78,7 @@ def _quick_passwords(settings) -> None:
 def proxy(
     consul_agent: ConsulAgent, flaky_proxy: Callable[..., FlakyProxy], monkeypatch: pytest.MonkeyPatch
 ) -> FlakyProxy:
-    """The site and the watcher reach Consul through this, so that it can be taken away from them."""
+    """Proxy between Consul and the site and watcher; can cut their connections."""
     proxy = flaky_proxy(consul_agent.host, consul_agent.port)
     monkeypatch.setenv("CONSUL_HTTP_ADDR", f"{proxy.host}:{proxy.port}")
     return proxy
@@ -94,14 +86,14 @@ def proxy(
 
 @pytest.fixture
 def consul(registry: Any, proxy: FlakyProxy) -> ConsulApi:
-    """The shared agent, past the proxy."""
+    """API of the shared agent, without the proxy."""
     api: ConsulApi = registry.api
     return api
 
 
 @pytest.fixture
 def start_watcher(consul: ConsulApi, transactional_db: None) -> Iterator[Callable[..., None]]:
-    """`start_watcher()`: what `sync_registry --watch` does, in a thread."""
+    """Returns `start_watcher()`: runs the controller of `sync_registry --watch` in a thread."""
     with ExitStack() as stack:
 
         def start() -> None:
@@ -116,7 +108,7 @@ def start_watcher(consul: ConsulApi, transactional_db: None) -> Iterator[Callabl
 
 @pytest.fixture
 def operator_page(tab: Page, live_server: Any) -> Page:
-    """A browser whose user has logged in by the form, as an operator does."""
+    """Page of a superuser who has logged in by the form."""
     User.objects.create_superuser("operator", password="a password for tests")
     tab.goto(f"{live_server.url}/")
     tab.get_by_label("Username").fill("operator")

@@ -1,4 +1,4 @@
-"""WCAG 2.2 AA by axe on every page, light and dark; and every page without JavaScript."""
+"""Accessibility of every page: WCAG 2.2 AA by axe, light and dark, and use without JavaScript."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from registry_admin.inventory.models import CallCount, ConsulContact, HealthTransition, Service, SyncRun
-from tests.inventory import mirrored
+from registry_admin.callgraph.models import CallCount
+from registry_admin.inventory.models import ConsulContact, HealthTransition, Service, SyncRun
+from tests.parts import mirrored
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -29,13 +30,13 @@ PAGES = [
     "/admin/inventory/service/import/", "/admin/inventory/observedinstance/", "/admin/inventory/syncrun/",
     "/admin/inventory/syncrun/{run}/change/", "/admin/inventory/healthtransition/", "/admin/password_change/",
 ]  # fmt: skip
-# Best practice, and no rule of WCAG, that the stock admin doesn't follow.
+# Best practices, not rules of WCAG, that the stock admin doesn't follow.
 STOCK = {"empty-table-header", "label-title-only"}
 
 
 @pytest.fixture
-def world(transactional_db: None) -> dict[str, int]:
-    """Something of everything, in every state."""
+def site_data(transactional_db: None) -> dict[str, int]:
+    """Rows of every kind, in every state."""
     service = mirrored.declare("api", 4, first_port=8001, owner="team-blue", description="What it does", tags=["v1"])
     mirrored.fail("api-127.0.0.1-8001")
     mirrored.lose("api-127.0.0.1-8002")
@@ -43,9 +44,7 @@ def world(transactional_db: None) -> dict[str, int]:
     mirrored.declare("web", first_port=8100)
     mirrored.observe("theirs", "billing", health="maintenance")
     owned = {"owner": "registry-admin", "sync_status": "out_of_sync", "sync_action": "deregister"}
-    mirrored.observe(
-        "old-1", "old", sync_cause="no longer declared", sync_reason="owned but no longer declared", **owned
-    )
+    mirrored.observe("old-1", "old", sync_cause="not_declared", sync_reason="owned but no longer declared", **owned)
     now = timezone.now()
     for after in ("passing", "critical", "warning", "maintenance", "evicted", ""):
         HealthTransition.objects.create(
@@ -61,10 +60,10 @@ def world(transactional_db: None) -> dict[str, int]:
 
 
 @pytest.fixture(params=["light", "dark"])
-def page(request: Any, chromium: Browser, live_server: Any, world: dict[str, int]) -> Iterator[Page]:
-    """Logged in, in one of the two schemes."""
+def page(request: Any, chromium: Browser, live_server: Any, site_data: dict[str, int]) -> Iterator[Page]:
+    """Page of a logged-in user, in the light or dark colour scheme."""
     User.objects.create_superuser("operator", password="a password for tests")
-    context = chromium.new_context(color_scheme=request.param, bypass_csp=True)  # axe itself is put into the page
+    context = chromium.new_context(color_scheme=request.param, bypass_csp=True)  # axe is injected into the page
     page = context.new_page()
     _log_in(page, live_server.url)
     yield page
@@ -79,54 +78,57 @@ def _log_in(page: Page, url: str) -> None:
     page.get_by_role("heading", name="Map").wait_for()
 
 
-def faults(page: Page) -> list[str]:
-    """What axe finds, a line each."""
+def violations(page: Page) -> list[str]:
+    """Returns a line for each violation that axe reports on the page."""
     page.evaluate(AXE)
-    found = page.evaluate("tags => axe.run({runOnly: {type: 'tag', values: tags}})", TAGS)["violations"]
+    results = page.evaluate("tags => axe.run({runOnly: {type: 'tag', values: tags}})", TAGS)["violations"]
     return [
-        f"{one['id']} ({one['impact']}): {node['target']} {node['html'][:150]} {node['failureSummary'][:300]}"
-        for one in found
-        for node in one["nodes"][:3]
+        f"{rule['id']} ({rule['impact']}): {node['target']} {node['html'][:150]} {node['failureSummary'][:300]}"
+        for rule in results
+        for node in rule["nodes"][:3]
     ]
 
 
-def test_axe_finds_nothing_on_any_page(page, live_server, world):
-    told: dict[str, list[str]] = {}
+def test_page_has_no_axe_violations(page, live_server, site_data):
+    by_path: dict[str, list[str]] = {}
     for path in PAGES:
-        address = path.format(**world)
+        address = path.format(**site_data)
         page.goto(live_server.url + address)
-        found = faults(page)
+        assert page.locator("h1").first.is_visible(), address
+        lines = violations(page)
         if address.startswith("/admin/"):
-            found = [one for one in found if one.partition(" ")[0] not in STOCK]
-        if found:
-            told[address] = found
-    assert told == {}, "\n".join(f"{where}: {one}" for where, ones in told.items() for one in ones)
+            lines = [line for line in lines if line.partition(" ")[0] not in STOCK]
+        if lines:
+            by_path[address] = lines
+    assert by_path == {}, "\n".join(f"{address}: {line}" for address, lines in by_path.items() for line in lines)
 
 
-def test_axe_finds_nothing_while_consul_is_away_or_nothing_is_there(page, live_server):
+def test_page_without_consul_or_rows_has_no_axe_violations(page, live_server):
     ConsulContact.objects.update(reachable=False, problem="Consul refused the connection", since=timezone.now())
     for path in ("/", "/services/api/", "/drift/", "/map/"):
         page.goto(live_server.url + path)
-        assert faults(page) == [], path
+        assert violations(page) == [], path
     Service.objects.all().delete()
     ConsulContact.objects.all().delete()
     for path in ("/", "/drift/", "/history/changes/"):
         page.goto(live_server.url + path)
-        assert faults(page) == [], path
+        assert violations(page) == [], path
 
 
-def test_every_page_works_without_javascript(chromium, live_server, world):
+def test_page_works_without_javascript(chromium, live_server, site_data):
     User.objects.create_superuser("operator", password="a password for tests")
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     _log_in(page, live_server.url)
-    elsewhere: list[str] = []
-    page.on("request", lambda sent: None if sent.url.startswith(live_server.url) else elsewhere.append(sent.url))
+    external: list[str] = []
+    page.on(
+        "request", lambda request: None if request.url.startswith(live_server.url) else external.append(request.url)
+    )
     for path in PAGES:
-        response = page.goto(live_server.url + path.format(**world))
+        response = page.goto(live_server.url + path.format(**site_data))
         assert response.status in (200, 404), path
         assert page.locator("h1").first.is_visible(), path
-    assert elsewhere == []
+    assert external == []
     page.goto(f"{live_server.url}/")
     page.get_by_label("Search").fill("web")
     page.get_by_role("button", name="Search").click()

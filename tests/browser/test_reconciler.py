@@ -1,4 +1,4 @@
-"""What the watcher does, as it is seen in an open page; and what operators do about strangers."""
+"""Watcher in an open page: eviction and return, adoption and release of foreign instances."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from registry_admin.inventory.models import Service
 from tests.browser.test_operator import wait_for_status
-from tests.parts import free_port, wait_until
+from tests.parts import free_port, refusing_port, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -18,13 +18,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def open_service(page: Page, site: str, service: Service) -> None:
-    page.goto(f"{site}/admin/inventory/service/{service.pk}/change/")
+    page.goto(f"{site}/services/{service.name}/")
     page.evaluate("window.notReloaded = true")
 
 
-def test_a_service_that_dies_is_seen_critical_then_evicted_and_passing_when_it_is_back(
-    operator_page, live_server, start_watcher, http_service
-):
+def test_service_page_shows_critical_evicted_and_passing_again(operator_page, live_server, start_watcher, http_service):
     page, port = operator_page, free_port()
     process = http_service(port=port)
     service = Service.objects.create(
@@ -33,17 +31,17 @@ def test_a_service_that_dies_is_seen_critical_then_evicted_and_passing_when_it_i
     service.instances.create(address="127.0.0.1", port=port)
     start_watcher()
     open_service(page, live_server.url, service)
-    pane = page.locator("#live-pane")
-    wait_for_status(pane, "Synced", "Passing")
+    live = page.locator("#live")
+    wait_for_status(live, "Synced", "Passing")
 
     process.stop()
-    wait_for_status(pane, "Critical")
-    wait_for_status(pane, "Evicted")
-    pane.get_by_text(re.compile(r"Critical for \d+ s, 4 s allowed: .*refused")).wait_for()
-    pane.get_by_text(re.compile(r"not in Consul\s*evicted \d{4}-")).wait_for()
+    wait_for_status(live, "Critical")
+    wait_for_status(live, "Evicted")
+    live.get_by_text(re.compile(r"Critical for \d+ s, 4 s allowed: .*refused")).wait_for()
+    live.get_by_text(re.compile(r"not in Consul\s*evicted (just now|\d)")).wait_for()
 
     http_service(port=port)
-    wait_for_status(pane, "Synced", "Passing")
+    wait_for_status(live, "Synced", "Passing")
     assert page.evaluate("window.notReloaded") is True
 
     page.goto(f"{live_server.url}/admin/inventory/healthtransition/")
@@ -52,23 +50,25 @@ def test_a_service_that_dies_is_seen_critical_then_evicted_and_passing_when_it_i
     assert "Passing → Critical" in changes
 
 
-def test_a_stranger_is_adopted_and_released_again(operator_page, live_server, start_watcher, consul_agent, consul):
+def test_foreign_instance_is_adopted_and_released_in_the_admin(
+    operator_page, live_server, start_watcher, consul_agent, consul
+):
     page = operator_page
     start_watcher()
-    body = {"ID": "legacy-1", "Name": "legacy", "Address": "127.0.0.1", "Port": free_port()}
+    body = {"ID": "legacy-1", "Name": "legacy", "Address": "127.0.0.1", "Port": refusing_port()}
     consul_agent.request("PUT", "/v1/agent/service/register", body=body)
 
-    def listed() -> int:
+    def unmanaged_count() -> int:
         page.goto(f"{live_server.url}/admin/inventory/observedinstance/")
         return page.locator("#result_list .chip", has_text="Unmanaged").count()
 
-    wait_until(listed, 20, "the stranger to be listed")
+    wait_until(unmanaged_count, 20, "the foreign instance in the list")
     page.get_by_role("row", name=re.compile("legacy-1")).get_by_role("checkbox").check()
     page.get_by_label("Action:").select_option(label="Adopt: declare as it is there")
     page.get_by_role("button", name="Go").click()
     page.get_by_role("button", name="Yes, adopt them").click()
     page.get_by_text("Declared as in Consul: legacy-1.").wait_for()
-    wait_until(lambda: consul.agent_instances()["legacy-1"].owner, what="our mark")
+    wait_until(lambda: consul.agent_instances()["legacy-1"].owner, what="the owner in Consul")
 
     page.goto(f"{live_server.url}/admin/inventory/service/")
     page.get_by_role("row", name=re.compile("legacy")).get_by_role("checkbox").check()
@@ -78,4 +78,4 @@ def test_a_stranger_is_adopted_and_released_again(operator_page, live_server, st
     page.get_by_role("button", name="Yes, release them").click()
     page.get_by_text("Released, and left in Consul as they are: legacy-1.").wait_for()
     assert dict(consul.agent_instances()["legacy-1"].meta) == {}
-    wait_until(listed, 20, "it to be a stranger again")
+    wait_until(unmanaged_count, 20, "the released instance in the list")

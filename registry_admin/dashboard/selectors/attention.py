@@ -1,4 +1,4 @@
-"""What needs attention: each service that does, why, and since when."""
+"""Services that need attention, with the reasons."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from datetime import datetime
 
 from django.db.models import Q
 
-from registry_admin.dashboard.selectors.urgency import GONE, HEALTHS, SYNCS, UNSYNCED, UNWELL, rank
-from registry_admin.inventory.models import Health, Instance, ObservedInstance, SyncStatus
-from registry_admin.inventory.selectors.health import output_of
+from registry_admin.inventory.models import AXES, HEALTHS, SYNC_STATUSES, Instance, ObservedInstance, SyncStatus
+from registry_admin.inventory.selectors.health import failing_output
+from registry_admin.reconcile.plan import Cause
 
 MAX_ATTENTION = 20
-REASONS = 3  # of each service
-MANY = 100  # instances that are looked at for them
+MAX_REASONS = 3  # of each service
+MAX_INSTANCES_READ = 100  # to find the reasons
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why a service needs attention: of one instance, in words, and since when."""
+    """A reason why a service needs attention: an instance, its status, and since when."""
 
     status: str
     axis: str
@@ -28,13 +28,14 @@ class Reason:
 
     @property
     def urgency(self) -> int:
-        """Less is more pressing."""
-        return HEALTHS.index(Health(self.status)) if self.axis == "health" else 1 + (self.status not in GONE)
+        """Urgency of the status: 0 is the highest."""
+        urgency = AXES[self.axis][self.status].urgency
+        return len(HEALTHS.values) if urgency is None else urgency
 
 
 @dataclass(kw_only=True)
 class Attention:
-    """A service that needs it, and why."""
+    """A service that needs attention."""
 
     name: str
     is_declared: bool
@@ -43,49 +44,50 @@ class Attention:
 
     @property
     def more(self) -> int:
-        """Reasons that aren't shown."""
+        """Number of reasons left out."""
         return self.count - len(self.reasons)
 
     @property
     def urgency(self) -> int:
-        """That of its most pressing reason."""
-        return min(one.urgency for one in self.reasons)
+        """Urgency of the most urgent reason."""
+        return min(item.urgency for item in self.reasons)
 
     @property
     def can_be_synced(self) -> bool:
-        """Whether syncing may mend it."""
-        return self.is_declared and any(one.axis == "sync" for one in self.reasons)
+        """True if a sync may help."""
+        return self.is_declared and any(item.axis == "sync" for item in self.reasons)
 
 
 def attention() -> list[Attention]:
-    """The services that need it, the most pressing first, each with its reasons. Two queries."""
-    found: dict[str, Attention] = {}
+    """Returns the services that need attention, the most urgent first. Two queries."""
+    by_name: dict[str, Attention] = {}
 
-    def add(name: str, reason: Reason, *, ours: bool) -> None:
-        entry = found.setdefault(name.lower(), Attention(name=name, is_declared=ours))
+    def add(name: str, reason: Reason, *, is_declared: bool) -> None:
+        entry = by_name.setdefault(name.lower(), Attention(name=name, is_declared=is_declared))
         entry.count += 1
-        if len(entry.reasons) < REASONS:
+        if len(entry.reasons) < MAX_REASONS:
             entry.reasons.append(reason)
 
     unsynced = (
-        Instance.objects.filter(sync_status__in=UNSYNCED, enabled=True, service__enabled=True)
-        .order_by(rank("sync_status", SYNCS), "service__name", "consul_id")
+        Instance.objects.filter(sync_status__in=SYNC_STATUSES.urgent, enabled=True, service__enabled=True)
+        .order_by(SYNC_STATUSES.rank("sync_status"), "service__name", "consul_id")
         .values_list("service__name", "consul_id", "sync_status", "sync_reason", "sync_cause", "evicted_at")
     )
-    for name, consul_id, status, why, cause, since in unsynced[:MANY]:
-        words = f"{why} ({cause})" if cause and cause not in why else why
-        add(name, Reason(status=status, axis="sync", consul_id=consul_id, words=words, since=since), ours=True)
-    unwell = (
-        ObservedInstance.objects.filter(Q(health__in=UNWELL) | ~Q(note=""))
-        .order_by(rank("health", HEALTHS), "health_since", "service_name", "consul_id")
+    for name, consul_id, status, sync_reason, cause_code, since in unsynced[:MAX_INSTANCES_READ]:
+        cause = Cause.label_of(cause_code)
+        words = f"{sync_reason} ({cause})" if cause not in sync_reason else sync_reason
+        add(name, Reason(status=status, axis="sync", consul_id=consul_id, words=words, since=since), is_declared=True)
+    unhealthy = (
+        ObservedInstance.objects.filter(Q(health__in=HEALTHS.urgent) | ~Q(note=""))
+        .order_by(HEALTHS.rank("health"), "health_since", "service_name", "consul_id")
         .values_list("service_name", "consul_id", "health", "checks", "note", "health_since", "sync_status")
     )
-    for name, consul_id, health, checks, note, since, status in unwell[:MANY]:
-        said = output_of(checks).strip().partition("\n")[0][:300]
-        words = "; ".join(part for part in (said, note) if part)
+    for name, consul_id, health, checks, note, since, status in unhealthy[:MAX_INSTANCES_READ]:
+        output = failing_output(checks).strip().partition("\n")[0][:300]
+        words = "; ".join(part for part in (output, note) if part)
         reason = Reason(status=health, axis="health", consul_id=consul_id, words=words, since=since)
-        add(name, reason, ours=status != SyncStatus.UNMANAGED)
-    for entry in found.values():
-        entry.reasons.sort(key=lambda one: one.urgency)
-    ordered = sorted(found.values(), key=lambda one: (not one.is_declared, one.urgency, one.name.lower()))
+        add(name, reason, is_declared=status != SyncStatus.UNMANAGED)
+    for entry in by_name.values():
+        entry.reasons.sort(key=lambda item: item.urgency)
+    ordered = sorted(by_name.values(), key=lambda item: (not item.is_declared, item.urgency, item.name.lower()))
     return ordered[:MAX_ATTENTION]

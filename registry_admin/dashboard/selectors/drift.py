@@ -1,8 +1,7 @@
-"""What differs between the inventory and Consul, from the mirror: item by item, with what the next pass would do."""
+"""Differences between the inventory and Consul, from the mirror, with the action of the next run for each."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,10 +10,10 @@ from typing import Any
 from django.db.models import Case, CharField, Count, IntegerField, Q, QuerySet, Value, When
 from django.db.models.functions import Cast
 
-from registry_admin.dashboard.selectors.wording import page_number
-from registry_admin.inventory.conf import conf
+from registry_admin.dashboard.selectors.query import page_number
 from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, SyncStatus
-from registry_admin.reconcile.plan import Action, Cause, why_unsafe
+from registry_admin.inventory.sync.removals import RemovalPreview, preview_removals
+from registry_admin.reconcile.plan import Action, Cause
 
 PAGE_SIZE = 50
 LEFT = "leave"
@@ -25,12 +24,13 @@ ACTIONS = {
     LEFT: "Left alone",
 }
 _ORDER = {action: number for number, action in enumerate(ACTIONS)}
+_NOT_COMPARED_YET = Q(sync_status=SyncStatus.UNKNOWN, sync_reason="")
 _COLUMNS = ("rank", "kind", "pk", "name", "consul_id", "action", "cause", "reason", "status")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the address asks for."""
+class DriftFilter:
+    """Filter and page that the address asks for."""
 
     action: str = ""
     cause: str = ""
@@ -38,8 +38,8 @@ class Wanted:
     page: int = 1
 
     @classmethod
-    def of(cls, query: Mapping[str, Any]) -> Wanted:
-        """From a query string; what isn't known is as if it weren't there."""
+    def from_query(cls, query: Mapping[str, Any]) -> DriftFilter:
+        """Reads a query string; values that don't exist are ignored."""
         action, cause = str(query.get("action", "")), str(query.get("cause", ""))
         return cls(
             action=action if action in ACTIONS else "",
@@ -65,23 +65,23 @@ class DriftItem:
 
     @property
     def word(self) -> str:
-        """What the next pass does."""
+        """Label of the action of the next run."""
         return ACTIONS[self.action or LEFT]
 
     @property
-    def can_be_applied(self) -> bool:
-        """Whether applying does anything; what is no longer declared is pruned elsewhere."""
-        return bool(self.action) and self.kind == "declared"
+    def cause_label(self) -> str:
+        """The cause in words for people."""
+        return Cause.label_of(self.cause)
 
     @property
-    def is_pruned(self) -> bool:
-        """Whether it is owned and no longer declared."""
-        return self.kind == "observed"
+    def can_be_applied(self) -> bool:
+        """True if applying does something. Instances no longer declared are removed by Prune instead."""
+        return bool(self.action) and self.kind == "declared"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """A page of what differs, and how much there is of each kind."""
+    """A page of differences, and the number of each kind."""
 
     items: list[DriftItem]
     has_more: bool
@@ -90,6 +90,7 @@ class Drift:
     applicable: int
     prunable: int
     unmanaged: int
+    uncompared: int
 
     @property
     def total(self) -> int:
@@ -97,8 +98,8 @@ class Drift:
         return sum(self.by_action.values())
 
 
-def drift(wanted: Wanted) -> Drift:
-    """Four queries, whatever there is."""
+def drift(filters: DriftFilter) -> Drift:
+    """Five queries, whatever there is."""
     by_action: Counter[str] = Counter()
     by_cause: Counter[str] = Counter()
     applicable = prunable = 0
@@ -111,8 +112,8 @@ def drift(wanted: Wanted) -> Drift:
         by_cause[cause] += n
         applicable += n if action and kind == "declared" else 0
         prunable += n if kind == "observed" else 0
-    start = (wanted.page - 1) * PAGE_SIZE
-    both = [_chosen(rows, wanted).values_list(*_COLUMNS) for rows in (_declared(), _undeclared())]
+    start = (filters.page - 1) * PAGE_SIZE
+    both = [_chosen(rows, filters).values_list(*_COLUMNS) for rows in (_declared(), _undeclared())]
     rows = list(both[0].union(both[1], all=True).order_by("rank", "name", "consul_id")[start : start + PAGE_SIZE + 1])
     items = [
         DriftItem(
@@ -132,62 +133,51 @@ def drift(wanted: Wanted) -> Drift:
         by_cause={cause: n for cause, n in by_cause.items() if cause},
         applicable=applicable,
         prunable=prunable,
+        uncompared=Instance.objects.filter(_NOT_COMPARED_YET).count(),
         unmanaged=ObservedInstance.objects.filter(sync_status=SyncStatus.UNMANAGED).count(),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prunable:
-    """What is owned and no longer declared, and whether removing all of it looks like a mistake."""
+    """Owned instances on our node that are no longer declared, or disabled, and what the brake says of them."""
 
     rows: list[ObservedInstance]
-    unsafe: str
+    preview: RemovalPreview
 
     @property
     def ids(self) -> list[str]:
         """Their service IDs."""
         return [row.consul_id for row in self.rows]
 
-    @property
-    def digest(self) -> str:
-        """Of just these: what was reviewed is what is removed."""
-        return hashlib.sha256("\n".join(self.ids).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-    @property
-    def phrase(self) -> str:
-        """What is to be typed where it looks like a mistake."""
-        return f"remove {len(self.rows)}"
-
 
 def prunable() -> Prunable:
-    """What prune would remove. Three queries."""
+    """Returns the instances that Prune would remove. Few queries, whatever there is."""
     contact = ConsulContact.objects.filter(pk=1).first()
     node = contact.node if contact else ""
-    rows = list(_undeclared().filter(node=node).order_by("service_name", "consul_id"))
-    owned = ObservedInstance.objects.filter(node=node, owner=conf.owner).count()
-    return Prunable(rows=rows, unsafe=why_unsafe(len(rows), owned=owned, declared=Instance.objects.count()))
+    rows = ObservedInstance.objects.filter(node=node, sync_action=Action.DEREGISTER)
+    ordered = list(rows.order_by("service_name", "consul_id"))
+    return Prunable(rows=ordered, preview=preview_removals([row.consul_id for row in ordered]))
 
 
 def _declared() -> QuerySet[Any, Any]:
-    """Declared instances that aren't as they should be; what is disabled and gone is as it should be."""
-    as_it_should_be = Q(sync_status=SyncStatus.SYNCED) | Q(sync_status=SyncStatus.DISABLED, sync_action="")
-    never_looked_at = Q(sync_status=SyncStatus.UNKNOWN, sync_reason="")
-    rows: QuerySet[Any, Any] = Instance.objects.exclude(as_it_should_be).exclude(never_looked_at).order_by()
-    return _alike(rows, "declared", service="service__name")
+    """Returns declared instances that differ. A disabled instance that isn't in Consul doesn't."""
+    in_order = Q(sync_status=SyncStatus.SYNCED) | Q(sync_status=SyncStatus.DISABLED, sync_cause="")
+    rows: QuerySet[Any, Any] = Instance.objects.exclude(in_order).exclude(_NOT_COMPARED_YET).order_by()
+    return _common_columns(rows, "declared", service="service__name")
 
 
 def _undeclared() -> QuerySet[Any, Any]:
-    """Instances that we own and that nobody declares any more."""
-    rows: QuerySet[Any, Any] = ObservedInstance.objects.filter(
-        sync_cause=Cause.NOT_DECLARED, owner=conf.owner
-    ).order_by()
-    return _alike(rows, "observed", service="service_name")
+    """Returns instances that are no longer declared, and those of which it isn't certain whether they are ours."""
+    undeclared = Q(sync_cause=Cause.NOT_DECLARED) | Q(sync_cause__in=[Cause.DOUBT, Cause.ORPHANED], declared=False)
+    rows: QuerySet[Any, Any] = ObservedInstance.objects.filter(undeclared).order_by()
+    return _common_columns(rows, "observed", service="service_name")
 
 
-def _alike(rows: QuerySet[Any, Any], kind: str, *, service: str) -> QuerySet[Any, Any]:
+def _common_columns(rows: QuerySet[Any, Any], kind: str, *, service: str) -> QuerySet[Any, Any]:
     text = CharField(max_length=600)
     whens = [When(sync_action=action, then=place) for action, place in _ORDER.items() if action != LEFT]
-    alike: QuerySet[Any, Any] = rows.annotate(
+    annotated: QuerySet[Any, Any] = rows.annotate(
         rank=Case(*whens, default=_ORDER[LEFT], output_field=IntegerField()),
         kind=Value(kind),
         name=Cast(service, text),
@@ -196,14 +186,14 @@ def _alike(rows: QuerySet[Any, Any], kind: str, *, service: str) -> QuerySet[Any
         reason=Cast("sync_reason", text),
         status=Cast("sync_status", text),
     )
-    return alike
+    return annotated
 
 
-def _chosen(rows: QuerySet[Any, Any], wanted: Wanted) -> QuerySet[Any, Any]:
-    if wanted.action:
-        rows = rows.filter(action="" if wanted.action == LEFT else wanted.action)
-    if wanted.cause:
-        rows = rows.filter(cause=wanted.cause)
-    if wanted.service:
-        rows = rows.filter(name__icontains=wanted.service)
+def _chosen(rows: QuerySet[Any, Any], filters: DriftFilter) -> QuerySet[Any, Any]:
+    if filters.action:
+        rows = rows.filter(action="" if filters.action == LEFT else filters.action)
+    if filters.cause:
+        rows = rows.filter(cause=filters.cause)
+    if filters.service:
+        rows = rows.filter(name__icontains=filters.service)
     return rows

@@ -1,4 +1,7 @@
-"""What happened, newest first: pages begin after a key, so that none of them counts or skips millions of rows."""
+"""Changes of health, sync runs and changes of declarations, newest first.
+
+Pages begin after a key, so that no page counts or skips millions of rows.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,19 @@ from typing import Any
 from django.db.models import OuterRef, Q, QuerySet, Subquery, Value
 from django.utils import timezone
 
-from registry_admin.dashboard.selectors.wording import in_words, page_number
-from registry_admin.inventory.models import Health, HealthTransition, Instance, Service, SyncRun
+from registry_admin.dashboard.selectors.query import display_text, page_number
+from registry_admin.inventory.models import HEALTHS, HealthTransition, Instance, Service, SyncRun
+from registry_admin.inventory.models.secrets import hidden, hidden_change
 
 PAGE_SIZE = 50
 SINCE = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
-AFTER = [*Health.values, HealthTransition.EVICTED, "gone"]
+HEALTHS_AFTER = [*HEALTHS.values, HealthTransition.EVICTED, "gone"]
 TYPES = {"+": "created", "~": "changed", "-": "deleted"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the address asks for."""
+class HistoryFilter:
+    """Filter and page that the address asks for."""
 
     service: str = ""
     instance: str = ""
@@ -34,31 +38,31 @@ class Wanted:
     page: int = 1
 
     @classmethod
-    def of(cls, query: Mapping[str, Any]) -> Wanted:
-        """From a query string; what isn't known is as if it weren't there."""
+    def from_query(cls, query: Mapping[str, Any]) -> HistoryFilter:
+        """Reads a query string; values that don't exist are ignored."""
 
         def text(name: str) -> str:
             return str(query.get(name, "")).strip()[:512].replace("\x00", "")
 
-        def among(name: str, known: Iterable[str]) -> str:
+        def choice(name: str, known: Iterable[str]) -> str:
             return value if (value := text(name)) in known else ""
 
         before = text("before")
         return cls(
             service=text("service"),
             instance=text("instance"),
-            after=among("after", AFTER),
-            outcome=among("outcome", SyncRun.Outcome.values),
-            trigger=among("trigger", SyncRun.Trigger.values),
+            after=choice("after", HEALTHS_AFTER),
+            outcome=choice("outcome", SyncRun.Outcome.values),
+            trigger=choice("trigger", SyncRun.Trigger.values),
             actor=text("actor"),
-            since=among("since", SINCE),
+            since=choice("since", SINCE),
             before=min(int(before), 2**62) if before.isascii() and before.isdigit() and len(before) < 20 else 0,
             page=page_number(query, most=200),
         )
 
     @property
-    def began(self) -> datetime | None:
-        """Nothing older is wanted."""
+    def since_time(self) -> datetime | None:
+        """Time before which changes are left out, if any."""
         return timezone.now() - SINCE[self.since] if self.since else None
 
 
@@ -70,44 +74,44 @@ class Listing:
     older: int | None
 
 
-def _page(rows: QuerySet[Any, Any], wanted: Wanted) -> Listing:
-    if wanted.before:
-        rows = rows.filter(pk__lt=wanted.before)
-    found = list(rows.order_by("-pk")[: PAGE_SIZE + 1])
-    shown = found[:PAGE_SIZE]
-    return Listing(rows=shown, older=shown[-1].pk if len(found) > PAGE_SIZE else None)
+def _page(rows: QuerySet[Any, Any], filters: HistoryFilter) -> Listing:
+    if filters.before:
+        rows = rows.filter(pk__lt=filters.before)
+    listed = list(rows.order_by("-pk")[: PAGE_SIZE + 1])
+    page = listed[:PAGE_SIZE]
+    return Listing(rows=page, older=page[-1].pk if len(listed) > PAGE_SIZE else None)
 
 
-def transitions(wanted: Wanted) -> Listing:
+def transitions(filters: HistoryFilter) -> Listing:
     """Changes of health. One query."""
     rows = HealthTransition.objects.all()
-    if wanted.service:
-        rows = rows.filter(service_name__iexact=wanted.service)
-    if wanted.instance:
-        rows = rows.filter(consul_id=wanted.instance)
-    if wanted.after:
-        rows = rows.filter(after="" if wanted.after == "gone" else wanted.after)
-    if wanted.began:
-        rows = rows.filter(at__gte=wanted.began)
-    return _page(rows, wanted)
+    if filters.service:
+        rows = rows.filter(service_name__iexact=filters.service)
+    if filters.instance:
+        rows = rows.filter(consul_id=filters.instance)
+    if filters.after:
+        rows = rows.filter(after="" if filters.after == "gone" else filters.after)
+    if filters.since_time:
+        rows = rows.filter(at__gte=filters.since_time)
+    return _page(rows, filters)
 
 
-def runs(wanted: Wanted) -> Listing:
+def runs(filters: HistoryFilter) -> Listing:
     """Syncs, without their items. One query."""
     rows = SyncRun.objects.defer("items")
-    if wanted.outcome:
-        rows = rows.filter(outcome=wanted.outcome)
-    if wanted.trigger:
-        rows = rows.filter(trigger=wanted.trigger)
-    if wanted.actor:
-        rows = rows.filter(actor=wanted.actor)
-    if wanted.began:
-        rows = rows.filter(started_at__gte=wanted.began)
-    return _page(rows, wanted)
+    if filters.outcome:
+        rows = rows.filter(outcome=filters.outcome)
+    if filters.trigger:
+        rows = rows.filter(trigger=filters.trigger)
+    if filters.actor:
+        rows = rows.filter(actor=filters.actor)
+    if filters.since_time:
+        rows = rows.filter(started_at__gte=filters.since_time)
+    return _page(rows, filters)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldChange:
+class HistoryFieldChange:
     """A field of a declaration, before and after."""
 
     name: str
@@ -120,14 +124,14 @@ class DeclarationChange:
     """A change of a service or of one of its instances."""
 
     at: datetime
-    what: str
+    subject: str
     kind: str
     verb: str
-    who: str
+    actor: str
     via: str
     service: str
     key: str
-    changes: list[FieldChange]
+    changes: list[HistoryFieldChange]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,48 +142,51 @@ class Changes:
     has_more: bool
 
 
-_UNSHOWN = frozenset({
+_HIDDEN_FIELDS = frozenset({
     "id", "history_id", "history_date", "history_change_reason", "history_type", "history_user_id", "created_at",
 })  # fmt: skip
 
 
-def declaration_changes(wanted: Wanted) -> Changes:
-    """Who changed which declaration, from what to what. At most six queries, whatever there is."""
-    start = (wanted.page - 1) * PAGE_SIZE
+_SECRETS = Service.SECRETS | Instance.SECRETS
+
+
+def declaration_changes(filters: HistoryFilter) -> Changes:
+    """Returns a page of changes of declarations, with author and changed fields. At most six queries."""
+    start = (filters.page - 1) * PAGE_SIZE
     columns = ("history_date", "history_id", "kind")
-    ours = _versions(Service, wanted, Q(name__iexact=wanted.service))
-    of_service = Service.history.model.objects.filter(name__iexact=wanted.service).values("id")
-    theirs = _versions(Instance, wanted, Q(service_id__in=of_service))
+    service_versions = _versions(Service, filters, Q(name__iexact=filters.service))
+    of_service = Service.history.model.objects.filter(name__iexact=filters.service).values("id")
+    instance_versions = _versions(Instance, filters, Q(service_id__in=of_service))
     both = (
-        ours.annotate(kind=Value("service"))
+        service_versions.annotate(kind=Value("service"))
         .values_list(*columns)
-        .union(theirs.annotate(kind=Value("instance")).values_list(*columns), all=True)
+        .union(instance_versions.annotate(kind=Value("instance")).values_list(*columns), all=True)
     )
-    found = list(both.order_by("-history_date", "-history_id")[start : start + PAGE_SIZE + 1])
+    rows = list(both.order_by("-history_date", "-history_id")[start : start + PAGE_SIZE + 1])
     versions = {
-        kind: _with_former(model, [key for _, key, its_kind in found[:PAGE_SIZE] if its_kind == kind])
+        kind: _with_former(model, [key for _, key, its_kind in rows[:PAGE_SIZE] if its_kind == kind])
         for kind, model in (("service", Service), ("instance", Instance))
     }
     names = _names({row.service_id for row, _ in versions["instance"].values()})
     rows = [
-        _told(kind, *versions[kind][key], names=names) for _, key, kind in found[:PAGE_SIZE] if key in versions[kind]
+        _change(kind, *versions[kind][key], names=names) for _, key, kind in rows[:PAGE_SIZE] if key in versions[kind]
     ]
-    return Changes(rows=rows, has_more=len(found) > PAGE_SIZE)
+    return Changes(rows=rows, has_more=len(rows) > PAGE_SIZE)
 
 
-def _versions(model: Any, wanted: Wanted, of_service: Q) -> Any:
+def _versions(model: Any, filters: HistoryFilter, of_service: Q) -> Any:
     rows = model.history.model.objects.order_by()
-    if wanted.service:
+    if filters.service:
         rows = rows.filter(of_service)
-    if wanted.actor:
-        rows = rows.filter(history_user_id=wanted.actor)
-    if wanted.began:
-        rows = rows.filter(history_date__gte=wanted.began)
+    if filters.actor:
+        rows = rows.filter(history_user_id=filters.actor)
+    if filters.since_time:
+        rows = rows.filter(history_date__gte=filters.since_time)
     return rows
 
 
 def _with_former(model: Any, keys: list[int]) -> dict[int, tuple[Any, Any]]:
-    """These versions, each with the one before it or None. Two queries."""
+    """Returns these versions, each with the version before it or None. Two queries."""
     if not keys:
         return {}
     history = model.history.model
@@ -194,22 +201,18 @@ def _with_former(model: Any, keys: list[int]) -> dict[int, tuple[Any, Any]]:
 
 
 def _names(keys: Iterable[int | None]) -> dict[int, str]:
-    """What the services of these keys are or were called last. One query."""
-    wanted = [key for key in keys if key is not None]
-    if not wanted:
+    """Returns the latest name of each service, by key. One query."""
+    service_keys = [key for key in keys if key is not None]
+    if not service_keys:
         return {}
     history = Service.history.model
     newest = history.objects.filter(id=OuterRef("id")).order_by("-history_id").values("history_id")[:1]
-    rows = history.objects.filter(id__in=wanted, history_id=Subquery(newest)).order_by()
+    rows = history.objects.filter(id__in=service_keys, history_id=Subquery(newest)).order_by()
     return dict(rows.values_list("id", "name"))
 
 
-def _told(kind: str, row: Any, former: Any, *, names: Mapping[int, str]) -> DeclarationChange:
-    fields = [
-        field.attname
-        for field in row._meta.concrete_fields  # noqa: SLF001 - Django's documented API
-        if field.attname not in _UNSHOWN
-    ]
+def _change(kind: str, row: Any, former: Any, *, names: Mapping[int, str]) -> DeclarationChange:
+    fields = [field.attname for field in row._meta.concrete_fields if field.attname not in _HIDDEN_FIELDS]
     if kind == "instance":
         fields.remove("service_id")
     changes = []
@@ -217,14 +220,16 @@ def _told(kind: str, row: Any, former: Any, *, names: Mapping[int, str]) -> Decl
         for name in fields:
             before, after = getattr(former, name, None), getattr(row, name)
             if before != after and (former is not None or after not in ("", [], {}, None)):
-                old = "" if former is None else in_words(before)
-                changes.append(FieldChange(name=name.replace("_", " "), before=old, after=in_words(after)))
+                if name in _SECRETS:
+                    before, after = hidden(before or {}), hidden_change(before, after)
+                old = "" if former is None else display_text(before)
+                changes.append(HistoryFieldChange(name=name.replace("_", " "), before=old, after=display_text(after)))
     return DeclarationChange(
         at=row.history_date,
-        what=row.name if kind == "service" else row.consul_id,
+        subject=row.name if kind == "service" else row.consul_id,
         kind=kind,
         verb=TYPES.get(row.history_type, row.history_type),
-        who=row.history_user_id,
+        actor=row.history_user_id,
         via=row.history_change_reason or "",
         service=row.name if kind == "service" else names.get(row.service_id, ""),
         key=f"{kind}-{row.history_id}",

@@ -1,14 +1,15 @@
-"""What the dashboard shows: counts, what needs attention, and a page of all services, declared or not."""
+"""Counts of all services, and a page of them, declared or not."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import (
+    Case,
     CharField,
     Count,
     Exists,
@@ -21,32 +22,35 @@ from django.db.models import (
     Subquery,
     TextField,
     Value,
+    When,
 )
 from django.db.models.functions import Cast, Coalesce, Greatest, Lower
 
-from registry_admin.dashboard.availability import Availability
+from registry_admin.dashboard.overview_columns import SORT_ORDERS
+from registry_admin.dashboard.overview_row import InstanceCell, ServiceRow
 from registry_admin.dashboard.selectors.availability import availability_of
-from registry_admin.dashboard.selectors.urgency import GONE, HEALTHS, SYNCS, UNSYNCED, UNWELL, rank
-from registry_admin.dashboard.selectors.wording import page_number
-from registry_admin.inventory.models import Health, Instance, ObservedInstance, Service, SyncStatus
+from registry_admin.dashboard.selectors.query import page_number
+from registry_admin.inventory.cache import cached
+from registry_admin.inventory.models import (
+    HEALTHS,
+    SYNC_STATUSES,
+    Instance,
+    ObservedInstance,
+    Service,
+    SyncStatus,
+)
+from registry_admin.inventory.selectors import state_stamp
 
 PAGE_SIZE = 50
 MAX_CELLS = 24
 BARS, BARS_SHOW = 30, timedelta(hours=24)
 
-SORTS = {
-    "name": ["key"],
-    "health": ["health_rank", "sync_rank", "key"],
-    "sync": ["sync_rank", "health_rank", "key"],
-    "changed": ["-changed", "key"],
-    "owner": ["owner", "key"],
-}
-KINDS = {"declared": "declared here", "foreign": "not declared"}
+KINDS = ("declared", "foreign")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the address asks for; what it doesn't know is as if it weren't there."""
+class OverviewFilter:
+    """Filter, order and page that the address asks for. Values that don't exist are ignored."""
 
     search: str = ""
     health: str = ""
@@ -57,136 +61,111 @@ class Wanted:
     page: int = 1
 
     @classmethod
-    def of(cls, query: Mapping[str, Any]) -> Wanted:
-        """From a query string."""
+    def from_query(cls, query: Mapping[str, Any]) -> OverviewFilter:
         sort = str(query.get("sort", ""))
         return cls(
             search=str(query.get("q", "")).strip()[:200].replace("\x00", ""),
-            health=_known(query.get("health", ""), Health.values),
-            sync=_known(query.get("sync", ""), SyncStatus.values),
-            kind=_known(query.get("kind", ""), KINDS),
+            health=_choice(query.get("health", ""), HEALTHS.values),
+            sync=_choice(query.get("sync", ""), SYNC_STATUSES.values),
+            kind=_choice(query.get("kind", ""), KINDS),
             owner=str(query.get("owner", ""))[:200].replace("\x00", ""),
-            sort=sort if sort.removeprefix("-") in SORTS else "name",
+            sort=sort if sort.removeprefix("-") in SORT_ORDERS else "name",
             page=page_number(query),
         )
 
     @property
     def is_filtered(self) -> bool:
-        """Whether it leaves anything out."""
+        """True if any service is left out."""
         return bool(self.search or self.health or self.sync or self.kind or self.owner)
 
 
-def _known(value: object, among: Collection[str]) -> str:
-    return str(value) if value in among else ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """An instance as a small square."""
-
-    id: str
-    place: str
-    state: str  # a health, or missing or evicted
-    word: str
-
-
-@dataclass(kw_only=True)
-class Row:
-    """A service in the table."""
-
-    name: str
-    is_declared: bool
-    health: str
-    sync: str
-    owner: str
-    changed: datetime | None
-    cells: list[Cell] = field(default_factory=list)
-    instances: int = 0
-    availability: Availability | None = None
-
-    @property
-    def key(self) -> str:
-        """Names differ only in upper and lower case are one."""
-        return self.name.lower()
-
-    @property
-    def more(self) -> int:
-        """How many instances have no cell."""
-        return self.instances - len(self.cells)
+def _choice(value: object, choices: Collection[str]) -> str:
+    return str(value) if value in choices else ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many services there are, by health and by sync status, declared and not."""
+    """Numbers of services by health and by sync status. `matching`: of the filter, where the counts tell it."""
 
     health: Mapping[str, int]
     sync: Mapping[str, int]
     total: int
     declared: int
-    pressing: int
+    needing_attention: int
     matching: int | None
 
 
-def counts(wanted: Wanted) -> Counts:
-    """Of all services, whatever is searched for; `matching` where it follows from the same. One query."""
-    declared = Service.objects.order_by().values("health", "sync_status").annotate(n=Count("pk"))
-    foreign = _foreign().values("service_name").annotate(rank=_worst_rank())
-    rows = declared.annotate(rank=rank("health", HEALTHS), ours=Value(1)).values_list(
-        "rank", "sync_status", "n", "ours"
-    )
-    others = foreign.annotate(sync=Value(str(SyncStatus.UNMANAGED)), n=Value(1), ours=Value(0))
+def counts(filters: OverviewFilter) -> Counts:
+    """Returns the counts of all services, whatever the filter is. Two queries at most."""
     health: Counter[str] = Counter()
     sync: Counter[str] = Counter()
-    declared_count = matching = pressing = 0
-    for place, status, n, ours in rows.union(others.values_list("rank", "sync", "n", "ours"), all=True):
-        its_health = HEALTHS[place]
-        health[its_health] += n
-        sync[status] += n
-        declared_count += n * ours
-        pressing += n * (its_health in UNWELL or status in UNSYNCED)
-        fits = wanted.health in ("", its_health) and wanted.sync in ("", status)
-        matching += n * (fits and wanted.kind in ("", "declared" if ours else "foreign"))
+    declared = matching = needing_attention = 0
+    for its_health, its_sync, is_declared, number in cached("overview-sums", state_stamp(), _sums):
+        health[its_health] += number
+        sync[its_sync] += number
+        declared += number * is_declared
+        is_urgent = HEALTHS[its_health].urgency is not None or SYNC_STATUSES[its_sync].urgency is not None
+        needing_attention += number * is_urgent
+        fits = filters.health in ("", its_health) and filters.sync in ("", its_sync)
+        matching += number * (fits and filters.kind in ("", "declared" if is_declared else "foreign"))
     return Counts(
         health=health,
         sync=sync,
         total=health.total(),
-        declared=declared_count,
-        pressing=pressing,
-        matching=None if wanted.search or wanted.owner else matching,
+        declared=declared,
+        needing_attention=needing_attention,
+        matching=None if filters.search or filters.owner else matching,
     )
 
 
-def services(wanted: Wanted, *, now: datetime) -> tuple[list[Row], bool]:
+def _sums() -> list[list[Any]]:
+    """Returns health, sync status, declared (1 or 0) and the number of services of each combination. One query."""
+    declared = Service.objects.order_by().values("health", "sync_status").annotate(number=Count("pk"))
+    foreign = _foreign().values("service_name").annotate(rank=_worst_rank())
+    declared_sums = declared.annotate(rank=HEALTHS.rank("health"), is_declared=Value(1)).values_list(
+        "rank", "sync_status", "is_declared", "number"
+    )
+    foreign_sums = foreign.annotate(sync=Value(str(SyncStatus.UNMANAGED)), number=Value(1), is_declared=Value(0))
+    rows = declared_sums.union(foreign_sums.values_list("rank", "sync", "is_declared", "number"), all=True)
+    sums: Counter[tuple[str, str, int]] = Counter()
+    for rank, sync, is_declared, number in rows:
+        sums[HEALTHS.by_severity[rank].value, sync, is_declared] += number
+    return [[*key, number] for key, number in sums.items()]
+
+
+def services(filters: OverviewFilter, *, now: datetime) -> tuple[list[ServiceRow], bool]:
     """A page of them, and whether another follows. Four queries, whatever there is."""
     sources: list[Any] = []
-    if wanted.kind != "foreign":
-        sources.append(_declared_rows(wanted))
-    if wanted.kind != "declared":
-        sources.append(_foreign_rows(wanted))
+    if filters.kind != "foreign":
+        sources.append(_declared_rows(filters))
+    if filters.kind != "declared":
+        sources.append(_foreign_rows(filters))
     rows = sources[0].union(*sources[1:], all=True)
-    order = SORTS[wanted.sort.removeprefix("-")]
-    if wanted.sort.startswith("-"):
+    order = list(SORT_ORDERS[filters.sort.removeprefix("-")])
+    if filters.sort.startswith("-"):
         order = [column[1:] if column.startswith("-") else f"-{column}" for column in order]
-    start = (wanted.page - 1) * PAGE_SIZE
-    found = list(rows.order_by(*order)[start : start + PAGE_SIZE + 1])
-    shown = [
-        Row(
-            name=one["shown_name"],
-            is_declared=bool(one["ours"]),
-            health=HEALTHS[one["health_rank"]],
-            sync=SYNCS[one["sync_rank"]],
-            owner=one["shown_owner"],
-            changed=one["changed"],
+    start = (filters.page - 1) * PAGE_SIZE
+    page = list(rows.order_by(*order)[start : start + PAGE_SIZE + 1])
+    page_rows = [
+        ServiceRow(
+            key=row["key"],
+            name=row["display_name"],
+            is_declared=bool(row["is_declared"]),
+            registers_itself=not row["not_by_itself"],
+            health=HEALTHS.by_severity[row["health_rank"]].value,
+            sync=SYNC_STATUSES.by_severity[row["sync_rank"]].value,
+            owner=row["display_owner"],
+            changed=row["changed"],
         )
-        for one in found[:PAGE_SIZE]
+        for row in page[:PAGE_SIZE]
     ]
-    _fill({row.key: row for row in shown}, now=now)
-    return shown, len(found) > PAGE_SIZE
+    _fill({row.key: row for row in page_rows}, now=now)
+    return page_rows, len(page) > PAGE_SIZE
 
 
-def _declared_rows(wanted: Wanted) -> Any:
+def _declared_rows(filters: OverviewFilter) -> Any:
     rows = Service.objects.order_by()
-    if text := wanted.search:
+    if text := filters.search:
         place = Q(address__icontains=text) | Q(consul_id__icontains=text)
         rows = rows.annotate(tags_text=Cast("tags", TextField())).filter(
             Q(name__icontains=text)
@@ -195,103 +174,128 @@ def _declared_rows(wanted: Wanted) -> Any:
             | Q(tags_text__icontains=text)
             | Exists(Instance.objects.filter(place, service=OuterRef("pk")))
         )
-    chosen = {"health": wanted.health, "sync_status": wanted.sync, "owner": wanted.owner}
+    chosen = {"health": filters.health, "sync_status": filters.sync, "owner": filters.owner}
     return (
         rows.filter(**{column: value for column, value in chosen.items() if value})
         .annotate(
             key=Lower("name"),
-            shown_name=Cast("name", CharField(max_length=512)),
-            shown_owner=Cast("owner", CharField(max_length=512)),
-            health_rank=rank("health", HEALTHS),
-            sync_rank=rank("sync_status", SYNCS),
-            changed=_last_change() if wanted.sort.endswith("changed") else F("updated_at"),
-            ours=Value(1),
+            display_name=Cast("name", CharField(max_length=512)),
+            display_owner=Cast("owner", CharField(max_length=512)),
+            health_rank=HEALTHS.rank("health"),
+            sync_rank=SYNC_STATUSES.rank("sync_status"),
+            changed=_last_change() if filters.sort.endswith("changed") else F("updated_at"),
+            is_declared=Value(1),
+            not_by_itself=Value(1),
         )
         .values(*_COLUMNS)
     )
 
 
 def _last_change() -> Greatest:
-    """Of the declaration, or of an instance's health: asked for every service, so only where that is sorted by."""
-    seen = ObservedInstance.objects.filter(service_name=OuterRef("name")).order_by("-health_since")
-    return Greatest("updated_at", Coalesce(Subquery(seen.values("health_since")[:1]), F("updated_at")))
+    """Returns the time of the last change of the declaration or of an instance's health. Slow: only to sort by it."""
+    observed = ObservedInstance.objects.filter(service_name=OuterRef("name")).order_by("-health_since")
+    return Greatest("updated_at", Coalesce(Subquery(observed.values("health_since")[:1]), F("updated_at")))
 
 
-def _foreign_rows(wanted: Wanted) -> Any:
+def _foreign_rows(filters: OverviewFilter) -> Any:
     rows = _foreign()
-    if text := wanted.search:
+    if text := filters.search:
         rows = rows.filter(Q(service_name__icontains=text) | Q(address__icontains=text) | Q(consul_id__icontains=text))
     grouped = rows.values("service_name").annotate(
         key=Lower("service_name"),
-        shown_name=Cast("service_name", CharField(max_length=512)),
-        shown_owner=Cast(Value(""), CharField(max_length=512)),
+        display_name=Cast("service_name", CharField(max_length=512)),
+        display_owner=Cast(Value(""), CharField(max_length=512)),
         health_rank=_worst_rank(),
-        sync_rank=Value(SYNCS.index(SyncStatus.UNMANAGED)),
+        sync_rank=Value(SYNC_STATUSES.rank_of(SyncStatus.UNMANAGED)),
         changed=Max("health_since"),
-        ours=Value(0),
+        is_declared=Value(0),
+        not_by_itself=Max(Case(When(registered_itself=True, then=0), default=1)),
     )
-    if wanted.health:
-        grouped = grouped.filter(health_rank=HEALTHS.index(Health(wanted.health)))
-    if wanted.owner or wanted.sync not in ("", SyncStatus.UNMANAGED):
+    if filters.health:
+        grouped = grouped.filter(health_rank=HEALTHS.rank_of(filters.health))
+    if filters.owner or filters.sync not in ("", SyncStatus.UNMANAGED):
         grouped = grouped.filter(health_rank=-1)  # none of them
     return grouped.values(*_COLUMNS)
 
 
-_COLUMNS = ("key", "shown_name", "shown_owner", "health_rank", "sync_rank", "changed", "ours")
+_COLUMNS = (
+    "key",
+    "display_name",
+    "display_owner",
+    "health_rank",
+    "sync_rank",
+    "changed",
+    "is_declared",
+    "not_by_itself",
+)
 
 
-def _fill(rows: Mapping[str, Row], *, now: datetime) -> None:
-    """Gives each its instances as cells, and its bars."""
-    there, absent = _instances(rows)
+def _fill(rows: Mapping[str, ServiceRow], *, now: datetime) -> None:
+    """Adds instances and availability to each row."""
+    present, absent = _instances(rows)
     for row in rows.values():
-        cells = absent.get(row.key, []) + [
-            Cell(id=consul_id, place=f"{address}:{port}", state=health, word=Health(health).label)
-            for _, consul_id, health, _, address, port, _ in sorted(
-                there.get(row.key, ()), key=lambda one: (HEALTHS.index(Health(one[2])), one[1])
-            )
-        ]
-        row.changed = max(filter(None, [row.changed, *(one[6] for one in there.get(row.key, ()))]), default=None)
-        row.cells, row.instances = cells[:MAX_CELLS], len(cells)
-    current = {(key, one[0], one[1]): (one[2], one[3]) for key, ones in there.items() for one in ones}
-    bars = availability_of(rows, now=now, window=BARS_SHOW, buckets=BARS, there=current)
+        instances = sorted(present.get(row.key, ()), key=lambda item: (HEALTHS.rank_of(item.health), item.consul_id))
+        row_cells = absent.get(row.key, []) + [item.cell for item in instances]
+        row.changed = max(filter(None, [row.changed, *(item.health_since for item in instances)]), default=None)
+        row.cells, row.instances = row_cells[:MAX_CELLS], len(row_cells)
+    current = {
+        (key, item.node, item.consul_id): (item.health, item.first_seen)
+        for key, instances in present.items()
+        for item in instances
+    }
+    availabilities = availability_of(rows, now=now, window=BARS_SHOW, bar_count=BARS, current=current)
     for key, row in rows.items():
-        row.availability = bars[key]
+        row.availability = availabilities[key]
 
 
-def _instances(keys: Iterable[str]) -> tuple[dict[str, list[tuple[Any, ...]]], dict[str, list[Cell]]]:
-    """What Consul has of these services, and what should be there and isn't. One query."""
-    wanted = list(keys)
+class _Present(NamedTuple):
+    """An instance that Consul has."""
+
+    node: str
+    consul_id: str
+    health: str
+    first_seen: datetime
+    address: str
+    port: int
+    health_since: datetime
+
+    @property
+    def cell(self) -> InstanceCell:
+        return InstanceCell(id=self.consul_id, place=f"{self.address}:{self.port}", status=HEALTHS[self.health])
+
+
+def _instances(keys: Iterable[str]) -> tuple[dict[str, list[_Present]], dict[str, list[InstanceCell]]]:
+    """Returns the instances in Consul and the cells of absent ones, by lower-case service name. One query."""
+    names = list(keys)
     observed = (
         ObservedInstance.objects.annotate(key=Lower("service_name"))
-        .filter(key__in=wanted)
+        .filter(key__in=names)
         .order_by()
         .values_list("key", "node", "consul_id", "health", "first_seen", "address", "port", "health_since")
     )
-    gone = (
+    declared = (
         Instance.objects.annotate(key=Lower("service__name"))
-        .filter(key__in=wanted, sync_status__in=[SyncStatus.MISSING, SyncStatus.EVICTED], enabled=True)
+        .filter(key__in=names, sync_status__in=SYNC_STATUSES.absent, enabled=True)
         .order_by()
         .values_list("key", Value(""), "consul_id", "sync_status", "updated_at", "address", "port", "updated_at")
     )
-    there: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    one: list[Any]
-    absent: dict[str, list[Cell]] = defaultdict(list)
-    for key, *one in observed.union(gone, all=True):
-        _, consul_id, status, _, address, port, _ = one
-        if status in GONE:
-            absent[key].append(
-                Cell(id=consul_id, place=f"{address}:{port}", state=status, word=SyncStatus(status).label)
-            )
+    present: dict[str, list[_Present]] = defaultdict(list)
+    absent: dict[str, list[InstanceCell]] = defaultdict(list)
+    for key, *columns in observed.union(declared, all=True):
+        item = _Present._make(columns)
+        if item.health in SYNC_STATUSES.absent:
+            place = f"{item.address}:{item.port}"
+            absent[key].append(InstanceCell(id=item.consul_id, place=place, status=SYNC_STATUSES[item.health]))
         else:
-            there[key].append(tuple(one))
-    return there, absent
+            present[key].append(item)
+    return present, absent
 
 
 def _foreign() -> QuerySet[ObservedInstance]:
-    """What no declaration is about."""
+    """Returns the instances of services that aren't declared."""
     declared = Service.objects.alias(key=Lower("name")).filter(key=Lower(OuterRef("service_name")))
     return ObservedInstance.objects.filter(~Exists(declared)).order_by()
 
 
 def _worst_rank() -> Min:
-    return Min(rank("health", HEALTHS))
+    return Min(HEALTHS.rank("health"))

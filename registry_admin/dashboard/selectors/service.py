@@ -1,4 +1,4 @@
-"""What the page of one service shows."""
+"""Everything that the page of a service shows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from typing import Any
 from django.db.models import Count, Exists, IntegerField, OuterRef, Q, Subquery, TextField, Value, Window
 from django.db.models.functions import Cast, Coalesce, Lower
 
-from registry_admin.consul.types import RESERVED_META
+from registry_admin.consul.marks import RESERVED_META
 from registry_admin.dashboard.availability import Availability
 from registry_admin.dashboard.selectors.availability import availability_of
-from registry_admin.dashboard.selectors.urgency import HEALTHS, rank
-from registry_admin.dashboard.selectors.wording import in_words
-from registry_admin.inventory.models import Health, HealthTransition, Instance, ObservedInstance, Service, SyncRun
+from registry_admin.dashboard.selectors.query import display_text
+from registry_admin.inventory.models import (
+    HEALTHS,
+    Health,
+    HealthTransition,
+    Instance,
+    ObservedInstance,
+    Service,
+    SyncRun,
+)
+from registry_admin.reconcile.plan import Cause
 
 PAGE_SIZE = 50
 TIMELINE = 30
@@ -25,7 +33,7 @@ BARS = 90
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """A field of an instance: what should be, and what is."""
+    """A field of an instance: declared and live value."""
 
     name: str
     declared: Any
@@ -35,7 +43,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceRow:
-    """An instance as declared, as observed, or both."""
+    """An instance: its declaration, its observation, or both."""
 
     declared: Instance | None
     observed: ObservedInstance | None
@@ -47,68 +55,94 @@ class InstanceRow:
         return row.consul_id if row else ""
 
     @property
+    def key(self) -> str:
+        """The row's own, within the page."""
+        return (
+            f"declared-{self.declared.pk}" if self.declared else f"observed-{self.observed.pk if self.observed else 0}"
+        )
+
+    @property
+    def observed_key(self) -> str:
+        """The observed service's name in lower case, as the database has it."""
+        return str(getattr(self.observed, "key", ""))
+
+    @property
     def place(self) -> str:
-        """Where Consul has it, else where it is declared."""
+        """Address and port in Consul, else as declared."""
         row = self.observed or self.declared
         return f"{row.address}:{row.port}" if row else ""
 
     @property
     def sync_status(self) -> str:
-        """The declaration's, or what is said of an undeclared one."""
+        """Status of the declaration, else of the observation."""
         row = self.declared or self.observed
         return row.sync_status if row else ""
 
     @property
     def sync_reason(self) -> str:
-        """Why, with its cause where the reason doesn't say it already."""
+        """Reason of the status, with its cause where the reason doesn't name it."""
         row = self.declared or self.observed
         if row is None:
             return ""
-        cause = row.sync_cause if row.sync_cause not in row.sync_reason else ""
-        return f"{row.sync_reason} ({cause})" if cause and row.sync_reason else row.sync_reason
+        cause = Cause.label_of(row.sync_cause)
+        return f"{row.sync_reason} ({cause})" if cause not in row.sync_reason and row.sync_reason else row.sync_reason
+
+    @property
+    def kept_maintenance(self) -> str:
+        """The reason of maintenance mode that it is registered with when it comes back; empty while it is there."""
+        return self.declared.maintenance if self.declared is not None and self.observed is None else ""
 
     @property
     def in_maintenance(self) -> bool:
-        """Whether Consul has it in maintenance."""
+        """True if Consul has it in maintenance."""
         return self.observed is not None and self.observed.health == Health.MAINTENANCE
+
+    @property
+    def is_starting(self) -> bool:
+        """True until its check has run for the first time."""
+        return self.observed is not None and self.observed.health == Health.UNKNOWN
 
     @property
     def fields(self) -> list[Field]:
         """Desired beside live, those that differ first; empty unless there are both."""
-        want, have = self.declared, self.observed
-        if want is None or have is None:
+        declared, observed = self.declared, self.observed
+        if declared is None or observed is None:
             return []
-        service = want.service
-        own = {key: value for key, value in have.meta.items() if key not in RESERVED_META}
+        service = declared.service
+        own = {key: value for key, value in observed.meta.items() if key not in RESERVED_META}
         pairs = [
-            ("name", service.name, have.service_name),
-            ("address", want.address, have.address),
-            ("port", want.port, have.port),
-            ("weight", want.weight, have.weight),
-            ("tags", [*service.tags, *want.extra_tags], have.tags),
-            ("meta", {**service.meta, **want.extra_meta}, own),
+            ("name", service.name, observed.service_name),
+            ("address", declared.address, observed.address),
+            ("port", declared.port, observed.port),
+            ("weight", declared.weight, observed.weight),
+            ("tags", [*service.tags, *declared.extra_tags], observed.tags),
+            ("meta", {**service.meta, **declared.extra_meta}, own),
         ]
-        told = {change["field"].partition(".")[0] for change in want.differences}
-        shown = [
-            Field(name=name, declared=in_words(a), live=in_words(b), differs=name in told) for name, a, b in pairs
+        differing_names = {change["field"].partition(".")[0] for change in declared.differences}
+        fields = [
+            Field(name=name, declared=display_text(a), live=display_text(b), differs=name in differing_names)
+            for name, a, b in pairs
         ] + [
             Field(
-                name=change["field"], declared=in_words(change["after"]), live=in_words(change["before"]), differs=True
+                name=change["field"],
+                declared=display_text(change["after"]),
+                live=display_text(change["before"]),
+                differs=True,
             )
-            for change in want.differences
+            for change in declared.differences
             if change["field"] in ("check", "owner")
         ]
-        return sorted(shown, key=lambda one: not one.differs)
+        return sorted(fields, key=lambda field: not field.differs)
 
     @property
     def differing(self) -> list[Field]:
         """Only those that differ."""
-        return [one for one in self.fields if one.differs]
+        return [field for field in self.fields if field.differs]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened to the service: a change of health, or a sync that named it."""
+    """A change of health of the service, or a sync that named it."""
 
     at: datetime
     kind: str
@@ -121,7 +155,7 @@ class Event:
 
 @dataclass(kw_only=True)
 class ServiceView:
-    """Everything of one service, declared or only seen."""
+    """A service, declared or only observed."""
 
     name: str
     service: Any
@@ -132,24 +166,21 @@ class ServiceView:
 
     @property
     def health(self) -> str:
-        """The worst of its instances', or the stored one."""
+        """Stored health, or of an undeclared service the most severe of its instances."""
         if self.service is not None:
             return str(self.service.health)
-        return str(min((row.observed.health for row in self.rows if row.observed), key=_urgency, default="unknown"))
+        return HEALTHS.most_severe((row.observed.health for row in self.rows if row.observed), default=Health.UNKNOWN)
+
+    @property
+    def registers_itself(self) -> bool:
+        """True if each of its instances in Consul carries the mark of our registration module."""
+        observed = [row.observed for row in self.rows if row.observed]
+        return bool(observed) and all(instance.registered_itself for instance in observed)
 
     @property
     def sync_status(self) -> str:
-        """The declaration's; what isn't declared is Unmanaged."""
+        """Status of the declaration; Unmanaged without one."""
         return str(self.service.sync_status) if self.service is not None else "unmanaged"
-
-    @property
-    def adoptable(self) -> list[ObservedInstance]:
-        """What could be adopted."""
-        return [row.observed for row in self.rows if row.observed and not row.declared]
-
-
-def _urgency(health: str) -> int:
-    return HEALTHS.index(Health(health))
 
 
 def view(name: str, *, page: int, window: str, now: datetime) -> ServiceView | None:
@@ -159,32 +190,33 @@ def view(name: str, *, page: int, window: str, now: datetime) -> ServiceView | N
     rows, total = _rows(name, service, start)
     if service is None and not rows:
         return None
-    shown = service.name if service is not None else rows[0].observed.service_name if rows[0].observed else name
+    fields = service.name if service is not None else rows[0].observed.service_name if rows[0].observed else name
+    key = service.key if service is not None else rows[0].observed_key
     everything = None
     if total <= PAGE_SIZE and page == 1:
-        seen = (row.observed for row in rows if row.observed and row.observed.service_name.lower() == name.lower())
-        everything = {(name.lower(), one.node, one.consul_id): (one.health, one.first_seen) for one in seen}
-    bars = availability_of([name], now=now, window=WINDOWS[window], buckets=BARS, there=everything)
+        observed_here = (row.observed for row in rows if row.observed and row.observed_key == key)
+        everything = {(key, field.node, field.consul_id): (field.health, field.first_seen) for field in observed_here}
+    bars = availability_of([key], now=now, window=WINDOWS[window], bar_count=BARS, current=everything)
     return ServiceView(
-        name=shown,
+        name=fields,
         service=service,
         rows=rows,
         total=total,
-        availability=bars[name.lower()],
-        timeline=_timeline(shown),
+        availability=bars[key],
+        timeline=_timeline(fields),
     )
 
 
 def _declared(name: str) -> Any:
     """The declaration, with who changed it or an instance of it last."""
-    ours = Service.history.model.objects.filter(id=OuterRef("pk")).order_by("-history_id")
-    theirs = Instance.history.model.objects.filter(service_id=OuterRef("pk")).order_by("-history_id")
+    service_versions = Service.history.model.objects.filter(id=OuterRef("pk")).order_by("-history_id")
+    instance_versions = Instance.history.model.objects.filter(service_id=OuterRef("pk")).order_by("-history_id")
     last = {
         f"{prefix}_{column}": Subquery(rows.values(f"history_{source}")[:1])
-        for prefix, rows in (("own", ours), ("instance", theirs))
+        for prefix, rows in (("own", service_versions), ("instance", instance_versions))
         for column, source in (("at", "date"), ("by", "user_id"), ("via", "change_reason"))
     }
-    service: Any = Service.objects.annotate(key=Lower("name"), **last).filter(key=name.lower()).first()
+    service: Any = Service.objects.annotate(key=Lower("name"), **last).filter(key=Lower(Value(name))).first()
     if service is not None:
         both = [(at, prefix) for prefix in ("own", "instance") if (at := getattr(service, f"{prefix}_at"))]
         prefix = max(both)[1] if both else "own"
@@ -198,11 +230,11 @@ def _rows(name: str, service: Any, start: int) -> tuple[list[InstanceRow], int]:
     """A page of its instances, the most pressing first, and how many there are. Two queries."""
     declared: list[Any] = []
     observed = ObservedInstance.objects.annotate(key=Lower("service_name"))
-    undeclared = Q(key=name.lower())
+    undeclared = Q(key=Lower(Value(name)))
     total = 0
     if service is not None:
-        seen = ObservedInstance.objects.filter(consul_id=OuterRef("consul_id")).order_by()
-        health = Subquery(seen.values(rank=rank("health", HEALTHS))[:1], output_field=IntegerField())
+        observed_here = ObservedInstance.objects.filter(consul_id=OuterRef("consul_id"), declared=True).order_by()
+        health = Subquery(observed_here.values(rank=HEALTHS.rank("health"))[:1], output_field=IntegerField())
         declared = list(
             Instance.objects.filter(service=service)
             .annotate(total=Window(Count("pk")), health_rank=Coalesce(health, Value(-1)))
@@ -211,18 +243,22 @@ def _rows(name: str, service: Any, start: int) -> tuple[list[InstanceRow], int]:
         for row in declared:
             row.service = service  # so that nothing is fetched for it
         total = declared[0].total if declared else 0
-        of_ours = Instance.objects.filter(service=service, consul_id=OuterRef("consul_id"))
-        undeclared &= ~Q(Exists(of_ours))
-    wanted = undeclared | Q(consul_id__in=[row.consul_id for row in declared])
-    found = list(observed.filter(wanted).order_by(rank("health", HEALTHS), "consul_id", "node")[: 2 * PAGE_SIZE + 1])
-    by_id: dict[str, list[ObservedInstance]] = {}
-    for one in found:
-        by_id.setdefault(one.consul_id, []).append(one)
-    rows = [
-        InstanceRow(declared=want, observed=have) for want in declared for have in by_id.pop(want.consul_id, [None])
-    ]
-    others = [InstanceRow(declared=None, observed=one) for ones in by_id.values() for one in ones]
-    return rows + others, max(total, len(declared)) + len(others)
+        declared_here = Instance.objects.filter(service=service, consul_id=OuterRef("consul_id"))
+        undeclared &= Q(declared=False) | ~Q(Exists(declared_here))
+    selected = undeclared | Q(consul_id__in=[row.consul_id for row in declared], declared=True)
+    observed_rows = list(
+        observed.filter(selected).order_by(HEALTHS.rank("health"), "consul_id", "node")[: 2 * PAGE_SIZE + 1]
+    )
+    declared_ids = {instance.consul_id for instance in declared}
+    by_id: dict[str, ObservedInstance] = {}
+    undeclared_rows = []
+    for row in observed_rows:
+        if row.declared and row.consul_id in declared_ids:
+            by_id.setdefault(row.consul_id, row)
+        else:
+            undeclared_rows.append(InstanceRow(declared=None, observed=row))
+    rows = [InstanceRow(declared=instance, observed=by_id.get(instance.consul_id)) for instance in declared]
+    return rows + undeclared_rows, max(total, len(declared)) + len(undeclared_rows)
 
 
 def _timeline(name: str) -> list[Event]:

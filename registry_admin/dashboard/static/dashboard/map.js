@@ -3,7 +3,6 @@
 document.addEventListener("DOMContentLoaded", () => {
   const picture = document.getElementById("map-picture");
   const HEIGHT = 34, LETTER = 7.6, NAMESPACE = "http://www.w3.org/2000/svg";
-  const SHAPES = { passing: "●", warning: "▲", critical: "■", maintenance: "◆", unknown: "○" };
   let drawn = "";
 
   function element(name, attributes, ...children) {
@@ -17,9 +16,11 @@ document.addEventListener("DOMContentLoaded", () => {
     const graph = new dagre.graphlib.Graph({ multigraph: false });
     graph.setGraph({ rankdir: "LR", nodesep: 14, ranksep: 70, marginx: 12, marginy: 12 });
     graph.setDefaultEdgeLabel(() => ({}));
-    for (const node of nodes) graph.setNode(node.name, { width: node.name.length * LETTER + 46, height: HEIGHT, node });
+    // Keys of our own: dagre keeps its nodes in plain objects, where a service called "constructor" is there already.
+    const keys = new Map(nodes.map((node, number) => [node.name, `node-${number}`]));
+    for (const node of nodes) graph.setNode(keys.get(node.name), { width: node.name.length * LETTER + 46, height: HEIGHT, node });
     for (const edge of edges) {
-      graph.setEdge(edge.from, edge.to, { width: edge.label.length * 6.4, height: 14, labelpos: "c", edge });
+      graph.setEdge(keys.get(edge.from), keys.get(edge.to), { width: edge.label.length * 6.4, height: 14, labelpos: "c", edge });
     }
     dagre.layout(graph);
     return graph;
@@ -50,12 +51,12 @@ document.addEventListener("DOMContentLoaded", () => {
       svg.append(element("path", { d: path, class: edge.failing ? "map-edge map-failing" : "map-edge", "stroke-width": strength.toFixed(1), "marker-end": "url(#map-arrow)" }),
         element("text", { x, y: y + 4, class: edge.failing ? "map-label map-failing-label" : "map-label" }, edge.label));
     }
-    for (const name of graph.nodes()) {
-      const { x, y, width: wide, height: high, node } = graph.node(name);
-      svg.append(element("a", { href: `/services/${encodeURIComponent(name)}/`, class: "map-node", "aria-label": `${name}: ${node.health}` },
+    for (const key of graph.nodes()) {
+      const { x, y, width: wide, height: high, node } = graph.node(key);
+      svg.append(element("a", { href: node.url, class: "map-node", "aria-label": `${node.name}: ${node.health}` },
         element("rect", { x: x - wide / 2, y: y - high / 2, width: wide, height: high, rx: 6 }),
-        element("text", { x: x - wide / 2 + 12, y: y + 5, class: `map-health map-${node.health}` }, SHAPES[node.health] || "○"),
-        element("text", { x: x - wide / 2 + 30, y: y + 5 }, name)));
+        element("text", { x: x - wide / 2 + 12, y: y + 5, class: `map-health status-${node.colour}` }, node.symbol),
+        element("text", { x: x - wide / 2 + 30, y: y + 5 }, node.name)));
     }
     picture.append(svg);
   }

@@ -1,4 +1,4 @@
-"""What several pages read from an address and say of a value, in one way."""
+"""Values read from a query string, and values of declarations as text."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ LAST_PAGE = 100_000
 
 
 def page_number(query: Mapping[str, Any], *, most: int = LAST_PAGE) -> int:
-    """The `page` of a query string; 1 where it is none."""
+    """Returns the `page` of a query string, at most `most`; 1 where there is none."""
     text = str(query.get("page", ""))
     if not (text.isascii() and text.isdigit() and text.strip("0")):
         return 1
     return min(int(text), most) if len(text) <= 10 else most  # Python refuses to read numbers of 5,000 digits
 
 
-def in_words(value: Any) -> str:
-    """A field of a declaration: lists and pairs on one line, nothing as `none`."""
+def display_text(value: Any) -> str:
+    """Returns a declaration's value as text: lists and pairs on one line, empty values as `none`."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {one}" for key, one in sorted(value.items())) or "none"
+        return ", ".join(f"{key} = {item}" for key, item in sorted(value.items())) or "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):

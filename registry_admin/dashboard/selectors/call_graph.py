@@ -1,4 +1,4 @@
-"""Who calls whom, added up over a stretch of time, and how the services are."""
+"""Calls between services, summed over a time window, and the health of the services."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, FloatField, Max, Min, Sum
+from django.db.models import FloatField, Max, Min, Subquery, Sum
 from django.db.models.functions import Cast, Lower
+from django.urls import reverse
 
-from registry_admin.dashboard.selectors.urgency import HEALTHS, rank
-from registry_admin.inventory.models import CallCount, ObservedInstance, Service
+from registry_admin.callgraph.models import CallCount
+from registry_admin.inventory.models import HEALTHS, Health, ObservedInstance, Service
 
 WINDOWS = {"1h": timedelta(hours=1), "24h": timedelta(hours=24), "7d": timedelta(days=7)}
 MAX_DRAWN = 60
 MAX_LISTED = 300
-NOTABLE_FAILURES = 0.01
+NOTABLE_FAILURE_SHARE = 0.01
 SORTS = {
     "caller": "caller",
     "called": "called",
@@ -42,31 +43,35 @@ class Edge:
 
     @property
     def failure_share(self) -> float:
-        """In percent."""
+        """Failed calls in percent."""
         return 100 * self.failures / self.calls if self.calls else 0.0
 
     @property
     def is_failing(self) -> bool:
-        """Whether so many fail that it is to be seen."""
-        return self.failures > NOTABLE_FAILURES * self.calls
+        """True if the share of failures deserves a mark."""
+        return self.failures > NOTABLE_FAILURE_SHARE * self.calls
 
 
 @dataclass(frozen=True, kw_only=True)
-class Map:
-    """All of it: the edges, the health of every service by lower-case name, and those that nobody is known to call."""
+class CallMap:
+    """Edges, health by lower-case service name, and declared services without a known call."""
 
     edges: list[Edge]
     healths: dict[str, str]
-    alone: list[str]
+    uncalled: list[str]
 
     def drawing(self, *, current: bool) -> dict[str, Any]:
-        """What map.js draws: the busiest pairs. Where Consul can't be seen, no health is shown as known."""
+        """Returns the data for map.js: the busiest pairs. `current`: the snapshot is recent, so healths are known."""
         busiest = sorted(self.edges, key=lambda edge: -edge.calls)[:MAX_DRAWN]
         names = sorted({name for edge in busiest for name in (edge.caller, edge.called)})
-        nodes = [
-            {"name": name, "health": self.healths.get(name.lower(), "unknown") if current else "unknown"}
-            for name in names
-        ]
+        nodes = []
+        for name in names:
+            status = HEALTHS[self.healths.get(name.lower(), Health.UNKNOWN) if current else Health.UNKNOWN]
+            colour = status.colour
+            url = reverse("dashboard:service", args=[name])
+            nodes.append(
+                {"name": name, "url": url, "health": status.value, "colour": colour.value, "symbol": colour.symbol}
+            )
         edges = [
             {
                 "from": edge.caller,
@@ -85,7 +90,7 @@ def _label(edge: Edge) -> str:
     return f"{rate}, {edge.failure_share:.1f} % fail" if edge.is_failing else rate
 
 
-def service_map(*, window: str, sort: str, now: datetime) -> Map:
+def call_map(*, window: str, sort: str, now: datetime) -> CallMap:
     """Three queries."""
     length = WINDOWS[window]
     rows = (
@@ -126,7 +131,7 @@ def service_map(*, window: str, sort: str, now: datetime) -> Map:
     healths = {name.lower(): health for name, health in names.items()}
     known = {name.lower() for edge in edges for name in (edge.caller, edge.called)}
     healths |= _foreign_healths(known - healths.keys())
-    return Map(edges=edges, healths=healths, alone=[name for name in names if name.lower() not in known][:500])
+    return CallMap(edges=edges, healths=healths, uncalled=[name for name in names if name.lower() not in known][:500])
 
 
 def _foreign_healths(names: Iterable[str]) -> dict[str, str]:
@@ -135,11 +140,12 @@ def _foreign_healths(names: Iterable[str]) -> dict[str, str]:
         .filter(key__in=list(names))
         .order_by()
         .values("key")
-        .annotate(worst=Min(rank("health", HEALTHS)))
+        .annotate(worst=Min(HEALTHS.rank("health")))
     )
-    return {row["key"]: str(HEALTHS[row["worst"]]) for row in rows}
+    return {row["key"]: HEALTHS.by_severity[row["worst"]].value for row in rows}
 
 
 def calls_stamp() -> object:
-    """Something that differs once calls were reported. One query."""
-    return CallCount.objects.order_by().aggregate(newest=Max("at"), rows=Max(F("pk")), calls=Sum("calls"))
+    """Returns a value that changes when calls are reported. One query, of the last five minutes' rows only."""
+    newest = CallCount.objects.order_by("-at").values("at")[:1]
+    return CallCount.objects.filter(at=Subquery(newest)).order_by().aggregate(newest=Max("at"), calls=Sum("calls"))

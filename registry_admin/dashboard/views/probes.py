@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+
+from registry_admin.inventory.selectors.readiness import readiness_problem
 
 
 @never_cache
@@ -18,10 +20,14 @@ def health(_request: HttpRequest) -> JsonResponse:
 @never_cache
 @require_safe
 def ready(_request: HttpRequest) -> JsonResponse:
-    """200 if the database answers, else 503. Consul isn't asked: pages work without it, from the mirror."""
+    """200 if the database can be written and has all migrations, else 503 with the reason.
+
+    Consul isn't asked: pages work without it, from the mirror.
+    """
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+        problem = readiness_problem()
     except (DatabaseError, InterfaceError) as error:
-        return JsonResponse({"status": "unavailable", "database": type(error).__name__}, status=503)
+        problem = type(error).__name__  # its text can hold the database's address and user
+    if problem:
+        return JsonResponse({"status": "unavailable", "database": problem}, status=503)
     return JsonResponse({"status": "ok"})
