@@ -1,0 +1,1 @@
+"""Logins and sessions: limits of failed logins, the end of sessions, and the clients' addresses."""
