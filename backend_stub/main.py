@@ -22,7 +22,7 @@ from registry_admin.discovery import lifespan
 from registry_admin.discovery.asgi import PropagateContext
 
 MAX_BODY = 64 * 1024  # bytes
-MAX_CARDS = 1000  # the oldest give way
+MAX_CARDS = 1000  # the oldest are dropped
 
 os.environ.setdefault("SERVICE_NAME", "backend-api")
 os.environ.setdefault("SERVICE_PORT", "8000")
@@ -35,29 +35,29 @@ cards: deque[dict[str, Any]] = deque(maxlen=MAX_CARDS)
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """What Consul asks for."""
+    """Answers Consul's health check."""
     return {"status": "ok"}
 
 
 @app.get("/cards")
 async def list_cards() -> list[dict[str, Any]]:
-    """What was published here, the newest first."""
+    """Lists the cards that were published here, the newest first."""
     return list(reversed(cards))
 
 
 @app.post("/publish", status_code=201)
 async def publish(request: Request) -> Response:
-    """Keeps what is sent, JSON or a form, and answers with it as a card; 413 above 64 KiB, 422 for no object.
+    """Keeps the JSON object or form as a card and returns it; 413 above 64 KiB, 422 for anything else.
 
-    With an Idempotency-Key, the key alone decides the card's ID, so a caller that had no answer may send it again, here
-    or to another instance: it stays one card.
+    With an Idempotency-Key, the card's ID depends on the key alone. A caller that got no reply may send the card again,
+    here or to another instance, and it stays one card.
     """
     fields = await _fields(request)
     key = request.headers.get("Idempotency-Key")
     card_id = hashlib.sha256(key.encode()).hexdigest()[:16] if key else secrets.token_hex(8)
-    known = next((card for card in cards if card["id"] == card_id), None)
-    if known is not None:
-        return JSONResponse(known, status_code=201)
+    existing = next((card for card in cards if card["id"] == card_id), None)
+    if existing is not None:
+        return JSONResponse(existing, status_code=201)
     card = {
         "title": "Untitled",
         **fields,
@@ -80,7 +80,7 @@ async def _fields(request: Request) -> dict[str, Any]:
 
 
 async def _body(request: Request) -> bytes:
-    """The whole body, read no further than the limit."""
+    """Returns the whole body; stops reading at the limit."""
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -92,18 +92,18 @@ async def _body(request: Request) -> bytes:
 def _json(body: bytes) -> Any:
     try:
         value = json.loads(body)
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # as it will have to be, in an answer
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()  # a reply has to hold it
     except (ValueError, RecursionError):
         raise HTTPException(422, "The body is not JSON.") from None
     return value
 
 
 async def _form(request: Request, body: bytes) -> dict[str, str]:
-    async def again() -> dict[str, Any]:
+    async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     try:
-        form = await Request(request.scope, again).form(max_files=0, max_fields=100)
+        form = await Request(request.scope, receive).form(max_files=0, max_fields=100)
     except (StarletteHTTPException, ValueError):
         raise HTTPException(422, "The form can't be read; files are not taken.") from None
     return {name: value for name, value in form.items() if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""research-api: enriches what it is given and has backend-api publish it. A whole Django project in one file.
+"""research-api: enriches a card and calls backend-api to publish it. A whole Django project in one file.
 
 It shows the two lines that a Django module needs: `registry_admin.autoregister` among the apps to register itself, and
 `call_service` to call another. Run it as `gunicorn research_stub.main:application -b 127.0.0.1:8001`.
@@ -19,9 +19,7 @@ from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_POST
 
-from registry_admin.consul import ConsulConfig
 from registry_admin.discovery import call_service
-from registry_admin.discovery.identity import own_address
 from registry_admin.errors import (
     CallFailedError,
     ConsulUnavailableError,
@@ -38,19 +36,10 @@ os.environ.setdefault("SERVICE_NAME", "research-api")
 os.environ.setdefault("SERVICE_PORT", "8001")
 
 
-def allowed_hosts() -> list[str]:
-    """By which names this module may be called: loopback, its own address, by which Consul asks, and what is set."""
-    hosts = ["localhost", "127.0.0.1", "[::1]"]
-    hosts += [host.strip() for host in os.environ.get("DJANGO_ALLOWED_HOSTS", "").split(",") if host.strip()]
-    try:
-        return [*hosts, os.environ.get("SERVICE_ADDRESS") or own_address(ConsulConfig.from_env())]
-    except RegistryError:
-        return hosts
-
-
 if not settings.configured:
     settings.configure(
-        ALLOWED_HOSTS=allowed_hosts(),
+        # Consul and callers use the address that it registers. No reply is made of the Host header.
+        ALLOWED_HOSTS=os.environ.get("DJANGO_ALLOWED_HOSTS", "*").split(","),
         DATA_UPLOAD_MAX_MEMORY_SIZE=64 * 1024,
         INSTALLED_APPS=["registry_admin.autoregister"],
         LOGGING={
@@ -72,28 +61,28 @@ if not settings.configured:
 
 @require_GET
 def health(_request: HttpRequest) -> HttpResponse:
-    """What Consul asks for."""
+    """Answers Consul's health check."""
     return JsonResponse({"status": "ok"})
 
 
 @csrf_exempt  # an API for programs: there is no session that another site could abuse
 @require_POST
 def enrich(request: HttpRequest) -> HttpResponse:
-    """Adds what research knows to a JSON object and has it published; answers with the card, and with who served it."""
+    """Enriches a JSON object, calls backend-api to publish it, and returns the card and the instance that served it."""
     try:
-        given = json.loads(request.body)
+        card = json.loads(request.body)
     except RequestDataTooBig:
         return _problem(413, "Send at most 64 KiB.")
     except (ValueError, RecursionError):
         return _problem(400, 'The body is not JSON. Send an object, such as {"title": "Test"}.')
-    if not isinstance(given, dict) or not given:
+    if not isinstance(card, dict) or not card:
         return _problem(400, 'Send a JSON object that is not empty, such as {"title": "Test"}.')
-    findings = {"by": os.environ["SERVICE_NAME"], "at": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")}
-    return _publish({**given, "enriched": {**findings, "words": len(str(given.get("title", "")).split())}})
+    details = {"by": os.environ["SERVICE_NAME"], "at": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")}
+    return _publish({**card, "enriched": {**details, "words": len(str(card.get("title", "")).split())}})
 
 
 def _publish(card: dict[str, object]) -> HttpResponse:
-    # The key tells the backend that it is the same card, so the call may be tried again even if it was received.
+    # With the key, the backend recognises a repeated card, so the call may be retried even if it was received.
     headers = {"Idempotency-Key": secrets.token_hex(16)}
     try:
         reply = call_service(BACKEND, "/publish", method="POST", json=card, headers=headers)

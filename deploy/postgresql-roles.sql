@@ -1,0 +1,17 @@
+-- A role for the site and the watcher that can't change the audit trail, nor any table itself.
+-- Run it as the owner of the tables, the role that runs `manage.py migrate`, after each migration:
+--
+--   CREATE ROLE registry_admin_web LOGIN PASSWORD '…';   -- once, by whoever may
+--   psql "$OWNER_DATABASE_URL" --file deploy/postgresql-roles.sql
+--
+-- Then give the site and the watcher a DATABASE_URL of registry_admin_web, and keep the owner's for migrations.
+GRANT USAGE ON SCHEMA public TO registry_admin_web;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO registry_admin_web;
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO registry_admin_web;
+
+-- Rows of the trail are added only. DELETE is for retention: a trigger refuses it for what is younger than 30 days.
+REVOKE UPDATE, TRUNCATE ON inventory_auditevent, inventory_historicalservice, inventory_historicalinstance
+    FROM registry_admin_web;
+
+-- Which migrations have run is the owner's word.
+REVOKE INSERT, UPDATE, DELETE ON django_migrations FROM registry_admin_web;
