@@ -1,10 +1,14 @@
-"""How gunicorn serves the admin: `gunicorn registry_admin.wsgi -c registry_admin/gunicorn.conf.py`."""
+"""Gunicorn's configuration for the admin: `gunicorn registry_admin.wsgi -c registry_admin/gunicorn.conf.py`."""
 
 import os
+import socket
+import struct
 from pathlib import Path
 from typing import Any
 
-from gunicorn.glogging import Logger
+from gunicorn.glogging import Logger, SafeAtoms
+
+from registry_admin.printable import escape_unprintable
 
 
 def whole_number(name: str, default: int) -> int:
@@ -15,8 +19,17 @@ def whole_number(name: str, default: int) -> int:
     return int(text)
 
 
+class SingleLineAtoms(SafeAtoms):  # type: ignore[misc]  # gunicorn has no types
+    """Parts of the access log, escaped: nothing that a client sends makes a line or moves a cursor."""
+
+    def __init__(self, atoms: dict[str, Any]) -> None:
+        super().__init__({k: escape_unprintable(v) if isinstance(v, str) else v for k, v in atoms.items()})
+
+
 class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Leaves the probes out of the access log: Consul and compose ask every few seconds."""
+
+    atoms_wrapper_class = SingleLineAtoms
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> None:
         """Called by gunicorn once per request."""
@@ -24,6 +37,16 @@ class QuietLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
             super().access(resp, req, environ, request_time)
 
 
+def when_ready(server: Any) -> None:
+    """Called by gunicorn before it forks its workers, whose connections inherit the listener's options.
+
+    A thread waits for the next bytes of a request for so long. Without it, half a request holds a thread for ever.
+    """
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", SLOW_CLIENT_S, 0))
+
+
+SLOW_CLIENT_S = 10
 bind = os.environ.get("WEB_BIND") or "127.0.0.1:8080"
 # Threads, so that a page that waits for the database or for Consul doesn't keep a whole process busy.
 worker_class = "gthread"
