@@ -1,109 +1,93 @@
-"""Fixtures that several folders of tests share. The parts themselves are in tests/parts/."""
+"""The plug-ins with the fixtures of the whole suite, and the markers that tell what a test needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterator
+from types import CodeType
 
+import hypothesis
 import pytest
 
-from registry_admin.consul import ServiceRegistry
-from tests.parts import Certificates, ConsulAgent, ConsulCluster, FlakyProxy, HttpService, RecordingProxy, consul_binary
+hypothesis.settings.register_profile(  # no test asserts a time
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
+
+pytest_plugins = [
+    "tests.fixtures.consul",
+    "tests.fixtures.discovery",
+    "tests.fixtures.django",
+    "tests.fixtures.redis",
+    "tests.fixtures.servers",
+    "tests.fixtures.sockets",
+    "tests.fixtures.transports",
+]
+
+# A test that uses one of these fixtures gets the marker …
+MARKED_BY_FIXTURES = {
+    "consul": {
+        "consul_agent",
+        "make_agent",
+        "nodes",
+        "make_certificates",
+        "agent",
+        "guarded_agent",
+        "versioned",
+        "versioned_guarded",
+        "hostile_consul",
+    },
+    "cluster": {"make_cluster"},
+    "postgres": {"db", "transactional_db"},
+    "browser": {"chromium"},
+}
+# … and so does one that refers to one of these names, in itself or in a fixture that it uses.
+MARKED_BY_NAMES = {
+    "consul": {"ConsulAgent", "ConsulCluster", "consul_binary"},
+    "cluster": {"ConsulCluster"},
+}
+IMPLIED = {"cluster": "consul"}
 
 
-@pytest.fixture(scope="session")
-def consul_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    """A real agent for the whole run, without ACLs. Don't stop it: `make_agent` gives one that a test may maltreat."""
-    agent = ConsulAgent(tmp_path_factory.mktemp("consul"))
-    try:
-        yield agent.start()
-    finally:
-        agent.stop()
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test by what it uses, so that `-m "not consul"` needs no list of its own."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.get_closest_marker("django_db"):
+            fixtures.add("db")
+        names = names_used(item)
+        for marker, marking in MARKED_BY_FIXTURES.items():
+            if fixtures & marking or names & MARKED_BY_NAMES.get(marker, set()):
+                item.add_marker(marker)
+        for marker, implied in IMPLIED.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(implied)
 
 
-@pytest.fixture
-def make_agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ConsulAgent]]:
-    """`make_agent(settings={…}, management_token=…, durable=…, tls=…)`: a running agent, to stop, start and freeze."""
-    with ExitStack() as stack:
+def names_used(item: pytest.Item) -> set[str]:
+    """Returns the global names that the test and its fixtures refer to, calls of other functions aside.
 
-        def make(**options: Any) -> ConsulAgent:
-            agent = ConsulAgent(tmp_path_factory.mktemp("consul"), **options)
-            stack.callback(agent.stop)
-            return agent.start()
-
-        yield make
-
-
-@pytest.fixture
-def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ConsulCluster]]:
-    """`make_cluster(settings={…}, …)`: three running servers and a client agent. It takes some 5 s: share it."""
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> ConsulCluster:
-            cluster = ConsulCluster(tmp_path_factory.mktemp("cluster"), **options)
-            stack.callback(cluster.stop)
-            return cluster.start()
-
-        yield make
+    Pytest has no public way from a test to the functions of its fixtures.
+    """
+    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    functions = [
+        getattr(item, "function", None),
+        *(definition.func for same_name in definitions.values() for definition in same_name),
+    ]
+    codes = (getattr(function, "__code__", None) for function in functions)
+    return {name for code in codes if code for name in names_in(code)}
 
 
-@pytest.fixture(scope="session")
-def make_certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Certificates]:
-    """`make_certificates()`: a new certificate authority with an agent's certificate and a client's."""
-    return lambda: Certificates.make(tmp_path_factory.mktemp("certificates"), consul_binary())
-
-
-@pytest.fixture
-def recording_proxy() -> Iterator[Callable[[ConsulAgent], RecordingProxy]]:
-    """`recording_proxy(agent)`: an HTTP proxy in front of it that notes each request and can spoil chosen answers."""
-    with ExitStack() as stack:
-
-        def make(agent: ConsulAgent) -> RecordingProxy:
-            proxy = RecordingProxy(agent).start()
-            stack.callback(proxy.stop)
-            return proxy
-
-        yield make
-
-
-@pytest.fixture
-def registry(consul_agent: ConsulAgent) -> Iterator[ServiceRegistry]:
-    """A registry on the shared agent; whatever the test registered is gone after it."""
-    registry = ServiceRegistry(config=consul_agent.config)
-    yield registry
-    registry.api.close()
-    consul_agent.forget_services()
-
-
-@pytest.fixture
-def http_service() -> Iterator[Callable[..., HttpService]]:
-    """`http_service(status=…, body=…, port=…)`: a running server whose attributes may be changed any time."""
-    with ExitStack() as stack:
-
-        def make(**options: Any) -> HttpService:
-            service = HttpService(**options).start()
-            stack.callback(service.stop)
-            return service
-
-        yield make
-
-
-@pytest.fixture
-def flaky_proxy() -> Iterator[Callable[..., FlakyProxy]]:
-    """`flaky_proxy(host, port)`: a TCP proxy in front of it that can be cut, frozen and mended."""
-    with ExitStack() as stack:
-
-        def make(host: str, port: int) -> FlakyProxy:
-            proxy = FlakyProxy((host, port))
-            stack.callback(proxy.close)
-            return proxy
-
-        yield make
+def names_in(code: CodeType) -> Iterator[str]:
+    """Yields the names that a function refers to, those within its inner functions included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_in(constant)
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """A name for the test that fits on a line, whatever long thing it is given."""
+    """Shortens the ID of a test with a long parameter, so that it fits on a line."""
     if isinstance(val, str | bytes) and len(val) > 60:
         return ascii(val[:60])
     return "a-huge-number" if isinstance(val, int) and abs(val) > 10**60 else None

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
 
 import requests
@@ -28,18 +28,40 @@ def consul_binary() -> Path:
     """The Consul to test against: $CONSUL_BIN, or the one that `scripts/consul --path` finds or fetches."""
     if os.environ.get("CONSUL_BIN"):
         return Path(os.environ["CONSUL_BIN"])
-    found = subprocess.run([ROOT / "scripts" / "consul", "--path"], stdout=subprocess.PIPE, text=True, check=True)
-    return Path(found.stdout.strip())
+    result = subprocess.run([ROOT / "scripts" / "consul", "--path"], stdout=subprocess.PIPE, text=True, check=True)
+    return Path(result.stdout.strip())
+
+
+class Front(Protocol):
+    """A proxy before an agent."""
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def version(self) -> tuple[int, int]: ...
+
+    def start(self) -> Any: ...
+
+    def stop(self) -> None: ...
 
 
 class ConsulAgent:
-    """One agent: `start`, `stop` (SIGKILL) and `start` again on the same ports, `freeze` and `thaw`.
+    """A Consul agent: `start`, `stop` (SIGKILL) and `start` again on the same ports, `freeze` and `thaw`.
 
     It forgets everything when it ends, unless it is `durable`: then it has a data folder, which `lose_state` empties.
     `settings` is Consul's own configuration, or a function that makes it for a version; it is laid over ours. With
     `management_token`, ACLs are on and deny by default. With `tls`, it speaks HTTPS only and wants a client's
     certificate. `.config` and `.env` carry `token`, which is the management token unless another is set.
+
+    With `make_front`, a proxy stands before each agent that speaks plain HTTP, and `port`, `url` and `version` are the
+    proxy's; `own_port`, `own_url` and `own_version` are always the agent's.
     """
+
+    make_front: ClassVar[Callable[[ConsulAgent], Front] | None] = None
 
     def __init__(
         self,
@@ -58,16 +80,26 @@ class ConsulAgent:
         self._tls, self._durable = tls, durable
         self._binary, self._folder = binary or consul_binary(), folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._settings = dict(settings(self.version) if callable(settings) else settings or {})
+        make_front = type(self).make_front
+        self._front = make_front(self) if make_front and tls is None else None
+        self._settings = dict(settings(self.own_version) if callable(settings) else settings or {})
 
     @property
     def port(self) -> int:
-        """Of its HTTP or HTTPS API; 0 before the first start."""
+        """Port of its HTTP or HTTPS API; 0 before the first start."""
+        return self._front.port if self._front else self.own_port
+
+    @property
+    def own_port(self) -> int:
         return self.ports.get("https" if self._tls else "http", 0)
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
+        return self._front.url if self._front else self.own_url
+
+    @property
+    def own_url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.own_port}"
 
     @property
     def config(self) -> ConsulConfig:
@@ -89,13 +121,17 @@ class ConsulAgent:
         token = {"CONSUL_HTTP_TOKEN": self.token} if self.token else {}
         return {"CONSUL_HTTP_ADDR": self.url} | token | (self._tls.env if self._tls else {})
 
-    @functools.cached_property
+    @property
     def version(self) -> tuple[int, int]:
-        """`(1, 17)`"""
-        said = self.command("version")
-        found = re.search(r"v(\d+)\.(\d+)", said)
-        assert found, f"what Consul is this? {said}"
-        return int(found[1]), int(found[2])
+        """Version that it answers as: `(1, 17)`."""
+        return self._front.version if self._front else self.own_version
+
+    @functools.cached_property
+    def own_version(self) -> tuple[int, int]:
+        message = self.command("version")
+        result = re.search(r"v(\d+)\.(\d+)", message)
+        assert result, f"what Consul is this? {message}"
+        return int(result[1]), int(result[2])
 
     def command(self, *arguments: str | Path, cwd: Path | None = None) -> str:
         """Runs Consul's own command line and returns what it says."""
@@ -111,7 +147,7 @@ class ConsulAgent:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and neither stopped nor frozen since."""
+        """True if it was started, and neither stopped nor frozen since."""
         return self._process is not None and not self.is_frozen
 
     def start(self) -> ConsulAgent:
@@ -127,6 +163,8 @@ class ConsulAgent:
         with self._log.open("ab") as log:
             arguments = [self._binary, "agent", *mode, "-config-file", self._folder / "agent.json"]
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+        if self._front:
+            self._front.start()
 
     def await_ready(self) -> ConsulAgent:
         """Waits until it sees a leader and its node's catalog."""
@@ -136,6 +174,8 @@ class ConsulAgent:
     def stop(self) -> None:
         """Ends it at once; one that isn't `durable` has lost everything then."""
         if self._process:
+            if self._front:
+                self._front.stop()
             self._process.kill()
             self._process.wait()
             self._process = None
@@ -162,7 +202,7 @@ class ConsulAgent:
             session.trust_env = False
             if self._tls:
                 session.verify, session.cert = self._tls.ca, self._tls.client
-            response = session.request(method, self.url + path, json=body, headers=headers, timeout=10)
+            response = session.request(method, self.own_url + path, json=body, headers=headers, timeout=10)
         assert response.ok, f"{method} {path}: {response.status_code} {response.text}"
         try:
             return response.json()
@@ -194,7 +234,7 @@ class ConsulAgent:
     def _configure(self) -> None:
         names = ["https" if self._tls else "http", *PORTS]
         ports = {"http": -1} | dict(zip(names, free_ports(len(names)), strict=True)) | {"dns": -1, "grpc": -1}
-        if self.version >= (1, 14):
+        if self.own_version >= (1, 14):
             ports["grpc_tls"] = -1
         ports |= self._settings.get("ports", {})
         settings: dict[str, Any] = {
@@ -202,15 +242,17 @@ class ConsulAgent:
             "client_addr": self.host,
             "ports": ports,
             "log_level": "warn",
+            # By default 200, which the watches of a quick series of tests can reach: the agent then drops connections.
+            "limits": {"http_max_conns_per_client": 2000},
         }
         if self.management_token:
-            first = "initial_management" if self.version >= (1, 11) else "master"
+            first = "initial_management" if self.own_version >= (1, 11) else "master"
             tokens = {first: self.management_token, "agent": self.management_token}
             settings["acl"] = {"enabled": True, "default_policy": "deny", "tokens": tokens}
         if self._durable:
             settings |= {"server": True, "bootstrap_expect": 1, "performance": {"raft_multiplier": 1}}
         if self._tls:
-            settings |= self._tls.settings(self.version)
+            settings |= self._tls.settings(self.own_version)
         settings |= self._settings | {"ports": ports}
         (self._folder / "agent.json").write_text(json.dumps(settings))
         self.ports = ports

@@ -54,9 +54,9 @@ class ConsulCluster:
 
     def leader(self) -> ConsulAgent:
         """The server that leads, as all that run agree; waits for an election."""
-        found = wait_until(self.agreed_leader, 30, "a leader")
-        assert found
-        return found
+        result = wait_until(self.agreed_leader, 30, "a leader")
+        assert result
+        return result
 
     def replace_client(self) -> None:
         """The client agent's machine is lost, and comes back later under the same name with an empty data folder.
@@ -81,4 +81,4 @@ class ConsulCluster:
         """The server that leads now, or None while those that run don't agree on one of them."""
         running = [server for server in self.servers if server.is_running]
         addresses = {server.request("GET", "/v1/status/leader") for server in running}
-        return next((one for one in running if addresses == {f"{one.host}:{one.ports['server']}"}), None)
+        return next((item for item in running if addresses == {f"{item.host}:{item.ports['server']}"}), None)

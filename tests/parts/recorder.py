@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -19,6 +19,7 @@ from tests.parts.service import HttpService, ReceivedRequest
 
 REGISTER, DEREGISTER = "/v1/agent/service/register", "/v1/agent/service/deregister/"
 _LONGEST_WAIT_S = 660.0  # a blocking query's, with what Consul adds to it
+Answer = tuple[int, dict[str, str], bytes]
 _NOT_PASSED_ON = frozenset({"accept-encoding", "connection", "content-length", "date", "server", "transfer-encoding"})
 
 
@@ -36,7 +37,7 @@ class Exchange:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is done to the requests it fits: see `RecordingProxy.spoil`."""
+    """Fault for the requests that it matches: see `RecordingProxy.inject_fault`."""
 
     pattern: str
     containing: str
@@ -46,23 +47,29 @@ class Fault:
     delay_s: float
 
     def fits(self, request: ReceivedRequest) -> bool:
-        found = re.search(self.pattern, f"{request.method} {request.path}")
-        return bool(found) and self.containing.encode() in request.body
+        result = re.search(self.pattern, f"{request.method} {request.path}")
+        return bool(result) and self.containing.encode() in request.body
 
 
 class RecordingProxy:
-    """`exchanges` holds what was asked of `agent` through it. `.config` and `.env` are the agent's, but lead here."""
+    """`exchanges` holds what was asked of `agent` through it. `.config` and `.env` are the agent's, but lead here.
 
-    def __init__(self, agent: ConsulAgent) -> None:
+    With `choose`, it is a load balancer: `choose()` is the agent for each request.
+    """
+
+    def __init__(self, agent: ConsulAgent, *, choose: Callable[[], ConsulAgent] | None = None) -> None:
         self._agent = agent
+        self.choose = choose or (lambda: agent)
         self.exchanges: list[Exchange] = []
         self._faults: tuple[Fault, ...] = ()
         self._upstream: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self.reply_timeout_s = _LONGEST_WAIT_S  # a reply that takes longer is broken off
         self._server = HttpService(answer=self._answer)
 
     def start(self) -> RecordingProxy:
+        self._closing.clear()
         self._server.start()
         return self
 
@@ -95,7 +102,7 @@ class RecordingProxy:
     def env(self) -> dict[str, str]:
         return self._agent.env | {"CONSUL_HTTP_ADDR": self.url}
 
-    def spoil(
+    def inject_fault(
         self,
         pattern: str,
         *,
@@ -116,23 +123,23 @@ class RecordingProxy:
         self._faults = (fault, *self._faults)
         return fault
 
-    def mend(self, fault: Fault | None = None) -> None:
+    def restore(self, fault: Fault | None = None) -> None:
         """Ends this fault, or all of them."""
-        self._faults = tuple(one for one in self._faults if fault is not None and one is not fault)
+        self._faults = tuple(item for item in self._faults if fault is not None and item is not fault)
 
-    def asked(self, pattern: str) -> list[Exchange]:
-        """What was asked in whose `METHOD /path?query` this regular expression is found."""
-        return [one for one in list(self.exchanges) if re.search(pattern, f"{one.method} {one.path}")]
+    def exchanges_matching(self, pattern: str) -> list[Exchange]:
+        """Returns the exchanges whose `METHOD /path?query` matches this regular expression."""
+        return [item for item in list(self.exchanges) if re.search(pattern, f"{item.method} {item.path}")]
 
     def registrations(self) -> Counter[str]:
-        """How often each instance ID was registered with success."""
-        done = (one for one in self.asked(f"^PUT {REGISTER}") if one.status == 200)
-        return Counter(str(json.loads(one.body)["ID"]) for one in done)
+        """Returns the number of successful registrations by instance ID."""
+        done = (item for item in self.exchanges_matching(f"^PUT {REGISTER}") if item.status == 200)
+        return Counter(str(json.loads(item.body)["ID"]) for item in done)
 
     def deregistrations(self) -> Counter[str]:
-        """How often each instance ID, as it stands in the URL, was deregistered with success."""
-        done = (one for one in self.asked(f"^PUT {DEREGISTER}") if one.status == 200)
-        return Counter(one.path.removeprefix(DEREGISTER) for one in done)
+        """Returns the number of successful deregistrations by instance ID, as it stands in the URL."""
+        done = (item for item in self.exchanges_matching(f"^PUT {DEREGISTER}") if item.status == 200)
+        return Counter(item.path.removeprefix(DEREGISTER) for item in done)
 
     def forget(self) -> None:
         """Begins to record anew."""
@@ -140,14 +147,14 @@ class RecordingProxy:
 
     def _answer(self, handler: BaseHTTPRequestHandler, request: ReceivedRequest) -> None:
         at = time.monotonic()
-        fault = next((one for one in self._faults if one.fits(request)), None)
+        fault = next((item for item in self._faults if item.fits(request)), None)
         if fault is not None and fault.delay_s:
             self._closing.wait(fault.delay_s)
         if fault is not None and fault.status is not None:
             status, headers, body = fault.status, dict[str, str](), b""
         else:
             try:
-                status, headers, body = self._ask(request)
+                status, headers, body = self.ask(request)
             except (OSError, http.client.HTTPException):  # the agent is away: so are we
                 handler.close_connection = True
                 return
@@ -173,8 +180,14 @@ class RecordingProxy:
         handler.end_headers()
         handler.wfile.write(body)
 
-    def _ask(self, request: ReceivedRequest) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection(self._agent.host, self._agent.port, timeout=_LONGEST_WAIT_S)
+    def upstream(self) -> tuple[str, int]:
+        """Returns the address that a request is passed on to."""
+        agent = self.choose()
+        return agent.host, agent.port
+
+    def ask(self, request: ReceivedRequest) -> Answer:
+        """Returns the agent's status, headers and body."""
+        connection = http.client.HTTPConnection(*self.upstream(), timeout=self.reply_timeout_s)
         with self._lock:
             self._upstream.add(connection)
         try:

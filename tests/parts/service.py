@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """As it stood on the wire; `path` includes the query."""
+    """A request as it was on the wire; `path` includes the query."""
 
     method: str
     path: str

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 
 
 class FlakyProxy:
-    """Passes bytes on to `target`; `cut` resets connections and refuses new ones, `freeze` holds them silent."""
+    """Passes bytes on to `target`; `cut` resets connections and refuses new ones, `freeze` holds them silent.
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
+    With `choose`, it is a load balancer: `choose()` is the target of each connection.
+    """
+
+    def __init__(self, target: tuple[str, int], *, choose: Callable[[], tuple[str, int]] | None = None) -> None:
+        self.choose = choose or (lambda: target)
         self._open = threading.Event()  # cleared: bytes wait
         self._open.set()
         self._refusing = self._closed = False
@@ -35,7 +39,7 @@ class FlakyProxy:
         """Accepts and keeps connections, but passes nothing on: half-open TCP."""
         self._open.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Works again."""
         self._refusing = False
         self._open.set()
@@ -52,9 +56,9 @@ class FlakyProxy:
 
     def _end_connections(self) -> None:
         with self._lock:
-            for one in self._sockets:
+            for item in self._sockets:
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                    item.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         while not self._closed:
@@ -66,7 +70,7 @@ class FlakyProxy:
                 client.close()
                 continue
             try:
-                server = socket.create_connection(self._target, timeout=5)
+                server = socket.create_connection(self.choose(), timeout=5)
             except OSError:
                 client.close()
                 continue
@@ -91,5 +95,5 @@ class FlakyProxy:
     def _forget(self, *pair: socket.socket) -> None:
         with self._lock:
             self._sockets -= set(pair)
-        for one in pair:
-            one.close()
+        for item in pair:
+            item.close()

@@ -44,7 +44,7 @@ class Certificates:
         return {"CONSUL_CACERT": self.ca, "CONSUL_CLIENT_CERT": cert, "CONSUL_CLIENT_KEY": key}
 
     def settings(self, version: tuple[int, int]) -> dict[str, object]:
-        """What an agent of this version is told so that nobody reaches it without one of these certificates."""
+        """Returns the settings of an agent of this version that refuses clients without one of these certificates."""
         cert, key = self.agent
         files = {"ca_file": self.ca, "cert_file": cert, "key_file": key}
         if version >= (1, 12):

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_taken: list[socket.socket] = []  # held, so that their ports stay taken
+
 
 def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "the condition") -> T:
     """Calls `condition` until it returns something true, and returns that; fails after `timeout` seconds."""
@@ -21,7 +23,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 10, what: str = "the
     return result
 
 
-def stays(condition: Callable[[], object], seconds: float, what: str = "the condition") -> None:
+def assert_holds(condition: Callable[[], object], seconds: float, what: str = "the condition") -> None:
     """Looks again and again whether `condition` holds for this long: where nothing may happen."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -32,6 +34,14 @@ def stays(condition: Callable[[], object], seconds: float, what: str = "the cond
 def free_port() -> int:
     """A TCP port that nobody listens on now."""
     return free_ports(1)[0]
+
+
+def refusing_port() -> int:
+    """A TCP port that refuses connections until the tests end: taken, so that no other process can listen on it."""
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    _taken.append(taken)
+    return int(taken.getsockname()[1])
 
 
 def free_ports(count: int) -> list[int]:
