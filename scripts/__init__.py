@@ -1,1 +1,1 @@
-"""What runs, tests and checks the project; none of it is part of what gets installed."""
+"""Commands that run, test and check the project. None of them is installed with it."""

@@ -1,4 +1,4 @@
-"""Asks pip-audit for known vulnerabilities, and tells a clean answer from none at all: pip-audit's exit code doesn't.
+"""Asks pip-audit for known vulnerabilities, and distinguishes a clean answer from no answer, unlike its exit code.
 
 Exit code 0: all packages were looked up, nothing was found. 1: findings, listed. 3: nothing could be looked up.
 """
@@ -9,34 +9,34 @@ import json
 import subprocess
 import sys
 
-CLEAN, FOUND, UNREACHABLE = 0, 1, 3
+CLEAN, VULNERABLE, UNREACHABLE = 0, 1, 3
 
 
 def main() -> int:
     """Runs pip-audit on the environment that this Python belongs to; prints what it found."""
-    asked = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pip_audit", "--local", "--format=json", "--progress-spinner=off"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
     try:
-        packages = json.loads(asked.stdout)["dependencies"]
+        packages = json.loads(result.stdout)["dependencies"]
     except (ValueError, KeyError):
-        print(asked.stderr.strip().splitlines()[-1] if asked.stderr.strip() else "pip-audit said nothing")
+        print(result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "pip-audit printed nothing")
         return UNREACHABLE
-    return judge(packages)
+    return evaluate(packages)
 
 
-def judge(packages: list[dict[str, object]]) -> int:
-    """Prints the findings, and what was not looked up; returns the exit code."""
-    found = False
+def evaluate(packages: list[dict[str, object]]) -> int:
+    """Prints the findings, and the packages that were not looked up. Returns the exit code."""
+    vulnerable = False
     for package in packages:
         vulnerabilities = package.get("vulns") or []
         for vulnerability in vulnerabilities if isinstance(vulnerabilities, list) else []:
-            found = True
+            vulnerable = True
             fixed = ", ".join(vulnerability["fix_versions"]) or "no version"
-            print(f"{package['name']} {package['version']}: {vulnerability['id']}, mended in {fixed}")
-    if found:
-        return FOUND
+            print(f"{package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
+    if vulnerable:
+        return VULNERABLE
     unknown = [str(package["name"]) for package in packages if "skip_reason" in package]
     if len(unknown) == len(packages):
         print("the service knows none of the packages, or can't be reached")

@@ -1,4 +1,4 @@
-"""Children that end with us: on Linux the kernel tells them when their parent was killed, so that none lingers."""
+"""Child processes that end with their parent: on Linux the kernel signals them when the parent was killed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 
 def bound_to_parent(command: Sequence[str], signal_name: str = "TERM") -> list[str]:
-    """The command, made to get `signal_name` (`TERM`, `INT`) if its parent dies; unchanged where `setpriv` is missing.
+    """Returns the command, wrapped so that it gets `signal_name` (`TERM`, `INT`) if its parent dies.
 
-    `setpriv` becomes the command, so the process ID stays. See prctl(2), PR_SET_PDEATHSIG.
+    `setpriv` becomes the command, so the process ID stays; see prctl(2), PR_SET_PDEATHSIG. Unchanged where `setpriv` is
+    missing.
     """
     if shutil.which("setpriv") is None:
         return list(command)
@@ -17,5 +18,5 @@ def bound_to_parent(command: Sequence[str], signal_name: str = "TERM") -> list[s
 
 
 def last_lines(text: str, *, count: int = 15) -> str:
-    """The end of a log, indented, for an error message."""
+    """Returns the last lines of a log, indented, for an error message."""
     return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-count:])

@@ -1,4 +1,4 @@
-"""A small inventory in the middle of its life, as rows, for pictures: nothing in it is anybody's."""
+"""Rows of a small invented inventory with a history, for screenshots."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 from simple_history.utils import bulk_create_with_history
 
-from registry_admin.inventory import acting
+from registry_admin.callgraph.models import CallCount
+from registry_admin.inventory.actor import acting_as
 from registry_admin.inventory.models import (
-    CallCount,
     ConsulContact,
     HealthTransition,
     Instance,
@@ -20,7 +20,7 @@ from registry_admin.inventory.models import (
 )
 
 NODE, OWNER = "node-1", "registry-admin"
-# Name, owner, what it does, tags, how many instances, first port.
+# Name, owner, description, tags, number of instances, first port.
 SERVICES = [
     ("backend-api", "team-core", "Takes and publishes documents", ["api", "v2"], 4, 8000),
     ("research-api", "team-research", "Enriches what was published", ["api"], 3, 8100),
@@ -30,7 +30,7 @@ SERVICES = [
     ("thumbnailer", "team-core", "Makes small pictures", ["worker"], 6, 8500),
     ("session-cache", "team-core", "Redis for sessions", ["tcp"], 1, 6379),
 ]
-# Caller, called, calls in an hour, and how many of those failed.
+# Caller, called, calls in an hour, failures among them.
 CALLS = [
     ("gateway", "backend-api", 18_400, 12),
     ("backend-api", "research-api", 9_100, 4),
@@ -43,15 +43,15 @@ CALLS = [
 
 
 def fill() -> None:
-    """Declares them; one is critical, one was removed by hand, one is in maintenance, and one is somebody else's."""
+    """Creates the rows; of the instances one is critical, one missing, one in maintenance and one unmanaged."""
     now = timezone.now()
-    with acting.acting("ada", "admin"):
+    with acting_as("ada", "admin"):
         _declare()
     rows = {row.consul_id: row for row in Instance.objects.select_related("service")}
     for row in rows.values():
         _observe(row)
-    _observe_stranger()
-    _break()
+    _observe_unmanaged()
+    _add_faults()
     for caller, called, calls, failures in CALLS:
         for ago in range(12):
             CallCount.objects.create(
@@ -80,8 +80,8 @@ def _declare() -> None:
     bulk_create_with_history(services, Service)
     instances = [
         Instance(
-            service=service, address=f"10.20.0.{11 + number}", port=port, weight=1, claimed=True, sync_status="synced",
-            consul_id=f"{service.name}-{number + 1}",
+            service=service, address=f"10.20.0.{11 + number}", port=port, weight=1, claimed_node=NODE,
+            sync_status="synced", consul_id=f"{service.name}-{number + 1}",
         )
         for service, (*_, count, port) in zip(services, SERVICES, strict=True)
         for number in range(count)
@@ -92,20 +92,25 @@ def _declare() -> None:
 def _observe(row: Instance) -> None:
     now = timezone.now()
     place = f"{row.address}:{row.port}"
-    said = (
+    output = (
         f"TCP connect {place}: Success"
         if row.service.check_kind == "tcp"
         else f"HTTP GET http://{place}/health: 200 OK"
     )
-    check = {"id": f"service:{row.consul_id}", "name": f"{row.service.name} check", "status": "passing", "output": said}
+    check = {
+        "id": f"service:{row.consul_id}",
+        "name": f"{row.service.name} check",
+        "status": "passing",
+        "output": output,
+    }
     ObservedInstance.objects.create(
         node=NODE, consul_id=row.consul_id, service_name=row.service.name, address=row.address, port=row.port,
-        tags=row.service.tags, owner=OWNER, sync_status="synced", health="passing", checks=[check],
+        tags=row.service.tags, owner=OWNER, owned=True, sync_status="synced", health="passing", checks=[check],
         health_since=now - timedelta(hours=29), first_seen=now - timedelta(days=9),
     )  # fmt: skip
 
 
-def _observe_stranger() -> None:
+def _observe_unmanaged() -> None:
     now = timezone.now()
     ObservedInstance.objects.create(
         node=NODE, consul_id="legacy-reports", service_name="legacy-reports", address="10.20.0.90", port=9090,
@@ -114,31 +119,31 @@ def _observe_stranger() -> None:
     )  # fmt: skip
 
 
-def _break() -> None:
+def _add_faults() -> None:
     now = timezone.now()
     refused = "Get http://10.20.0.12:8200/health: dial tcp 10.20.0.12:8200: connect: connection refused"
-    _turn("search-index-2", "critical", refused, now - timedelta(minutes=12))
+    _set_health("search-index-2", "critical", refused, now - timedelta(minutes=12))
     Service.objects.filter(name="search-index").update(health="critical")
-    _turn("mailer-1", "maintenance", "New disks (ada)", now - timedelta(minutes=50))
+    _set_health("mailer-1", "maintenance", "New disks (ada)", now - timedelta(minutes=50))
     Service.objects.filter(name="mailer").update(health="maintenance")
     ObservedInstance.objects.filter(consul_id="billing-2").delete()
     Instance.objects.filter(consul_id="billing-2").update(
         sync_status="missing",
         sync_reason="not in Consul any more",
-        sync_cause="removed by hand",
+        sync_cause="removed",
         sync_action="register",
     )
     Service.objects.filter(name="billing").update(sync_status="missing")
-    for hours, minutes, key in ((20, 9, "backend-api-3"), (7, 30, "research-api-1"), (15, 4, "thumbnailer-2")):
-        service = key.rpartition("-")[0]
-        began = now - timedelta(hours=hours)
+    for hours, minutes, consul_id in ((20, 9, "backend-api-3"), (7, 30, "research-api-1"), (15, 4, "thumbnailer-2")):
+        service = consul_id.rpartition("-")[0]
+        failed_at = now - timedelta(hours=hours)
         HealthTransition.objects.create(
-            at=began, node=NODE, service_name=service, consul_id=key, before="passing", after="critical",
+            at=failed_at, node=NODE, service_name=service, consul_id=consul_id, before="passing", after="critical",
             output="no answer within 5s",
         )  # fmt: skip
         HealthTransition.objects.create(
-            at=began + timedelta(minutes=minutes), node=NODE, service_name=service, consul_id=key, before="critical",
-            after="passing",
+            at=failed_at + timedelta(minutes=minutes), node=NODE, service_name=service, consul_id=consul_id,
+            before="critical", after="passing",
         )  # fmt: skip
     item = {
         "action": "update", "service": "backend-api", "id": "backend-api-2", "reason": "differs from its declaration",
@@ -151,10 +156,16 @@ def _break() -> None:
     )  # fmt: skip
 
 
-def _turn(key: str, health: str, output: str, at: datetime) -> None:
-    row = ObservedInstance.objects.get(consul_id=key)
+def _set_health(consul_id: str, health: str, output: str, at: datetime) -> None:
+    row = ObservedInstance.objects.get(consul_id=consul_id)
     check = row.checks[0] | {"status": "critical", "output": output}
     ObservedInstance.objects.filter(pk=row.pk).update(health=health, health_since=at, checks=[check])
     HealthTransition.objects.create(
-        at=at, node=NODE, service_name=row.service_name, consul_id=key, before="passing", after=health, output=output
+        at=at,
+        node=NODE,
+        service_name=row.service_name,
+        consul_id=consul_id,
+        before="passing",
+        after=health,
+        output=output,
     )

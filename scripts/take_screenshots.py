@@ -1,4 +1,4 @@
-"""Takes the pictures of the README: the real pages, in a real browser, with the rows of `demonstration`."""
+"""Takes the screenshots of the README, in a browser, of pages with the rows of `demonstration`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = {  # by name: the page, and how high the picture is
+SCREENSHOTS = {  # name: path of the page, height in pixels
     "dashboard": ("/", 900),
     "service": ("/services/search-index/", 1000),
     "drift": ("/drift/", 460),
@@ -33,7 +33,7 @@ ARGUMENTS = [
 
 
 def main(target: Path) -> int:
-    """Writes NAME-light.png and NAME-dark.png for each; 1 where something is missing for it."""
+    """Writes NAME-light.png and NAME-dark.png into `target`; returns 1 if a program is missing, else 0."""
     parts = Parts(say=lambda message: print(message, file=sys.stderr))
     try:
         parts.use_postgres()
@@ -62,9 +62,9 @@ def _site(parts: Parts) -> Iterator[tuple[str, str]]:
     parts.settings.logs.mkdir(exist_ok=True)
     parts.processes.start(Process("site", command, parts.settings.logs / "site.log", env))
     url = f"http://127.0.0.1:{port}"
-    from scripts.run_everything.parts import answers  # noqa: PLC0415
+    from scripts.run_everything.parts import is_healthy  # noqa: PLC0415
 
-    parts.processes.wait_until(lambda: answers(f"{url}/health"), "the site to answer")
+    parts.processes.wait_until(lambda: is_healthy(f"{url}/health"), "the site to answer")
     try:
         yield url, password
     finally:
@@ -74,12 +74,12 @@ def _site(parts: Parts) -> Iterator[tuple[str, str]]:
 @contextlib.contextmanager
 def _browser() -> Iterator[Browser]:
     try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - of requirements-dev.txt
+        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - listed in requirements-dev.txt only
     except ImportError as error:
         raise RunError("Playwright is missing: pip install -r requirements-dev.txt") from error
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
-        raise RunError("There is no Chromium on the PATH.")
+        raise RunError("Chromium is missing: install it so that `chromium` is on PATH.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
@@ -95,13 +95,13 @@ def _take(browser: Browser, url: str, password: str, *, scheme: Any, target: Pat
     page.get_by_label("Username").fill("ada")
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Log in").click()
-    for name, (path, height) in PICTURES.items():
+    for name, (path, height) in SCREENSHOTS.items():
         page.set_viewport_size({"width": WIDTH, "height": height})
         page.goto(url + path)
         page.locator("#live-controls").wait_for()
-        picture = target / f"{name}-{scheme}.png"
-        page.screenshot(path=picture)
-        print(f"{picture.relative_to(ROOT) if picture.is_relative_to(ROOT) else picture}")
+        file = target / f"{name}-{scheme}.png"
+        page.screenshot(path=file)
+        print(f"{file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}")
     context.close()
 
 

@@ -1,1 +1,1 @@
-"""What scripts/bench measures: the product beside a floor, in turns and in one run, because machines are noisy."""
+"""Measurements of scripts/bench: the product beside a floor, in turns and in one run, because machines are noisy."""

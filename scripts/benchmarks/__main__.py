@@ -1,4 +1,4 @@
-"""`scripts/bench`: which measurements there are, and what came out of one."""
+"""Entry point of scripts/bench: lists the measurements, runs one and prints its figures."""
 
 from __future__ import annotations
 
@@ -16,37 +16,39 @@ from scripts.embedded_postgres import EmbeddedPostgresError
 from scripts.run_everything.processes import InterruptedRunError
 from scripts.run_everything.settings import RunError
 
-# A measurement takes the parts that it may start, and whether only small sizes are wanted.
+# By name: the subject, and a function that takes the parts and whether to measure small sizes only.
 MEASUREMENTS: dict[str, tuple[str, Callable[..., list[Figure]]]] = {
     "call": ("calls by name, beside the plain requests that they replace", call.measure),
-    "failover": ("what becomes of calls when an instance or Consul fails", failover.measure),
-    "pages": ("what every page costs the server at 10,000 instances", pages.measure),
-    "sync": ("making Consul match the declarations, and keeping it so", sync.measure),
+    "failover": ("calls while an instance or Consul fails", failover.measure),
+    "pages": ("cost of every page on the server at 10,000 instances", pages.measure),
+    "sync": ("registering, passes without changes, and repairs by the watcher", sync.measure),
 }
 
 
 def main(arguments: list[str]) -> int:
-    """0 whether goals are met or not; 1 where something can't be measured here."""
+    """Returns 0 even if goals are missed, 1 if a part can't be started, or 130 after an interrupt."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: only to see that it works")
-    chosen = parser.add_subparsers(dest="name", title="measurements")
-    for name, (what, _) in MEASUREMENTS.items():
-        one = chosen.add_parser(name, help=what, description=f"Measures {what}.")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and few rounds: only a check that the measurement works"
+    )
+    commands = parser.add_subparsers(dest="name", title="measurements")
+    for name, (subject, _) in MEASUREMENTS.items():
+        command = commands.add_parser(name, help=subject, description=f"Measures {subject}.")
         for option, meaning in (("--json", "print the figures as JSON"), ("--quick", "small sizes and few rounds")):
-            one.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=meaning)
+            command.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=meaning)
     options = parser.parse_args(arguments)
     if options.name is None:
         parser.print_help()
         return 0
-    parts = Parts(say=say)
+    parts = Parts(say=report)
     catch_signals(parts)
     try:
         figures = MEASUREMENTS[options.name][1](parts, quick=options.quick)
     except InterruptedRunError:
         return 130
     except (RunError, EmbeddedPostgresError) as error:
-        say(str(error))
+        report(str(error))
         return 1
     finally:
         parts.end()
@@ -55,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def catch_signals(parts: Parts) -> None:
-    """Asks to end; what was started is ended before we go."""
+    """Installs handlers that end the started parts."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         parts.processes.stopping.set()
@@ -65,8 +67,8 @@ def catch_signals(parts: Parts) -> None:
         signal.signal(number, on_signal)
 
 
-def say(message: str) -> None:
-    """Progress goes to stderr: the figures are what is on stdout."""
+def report(message: str) -> None:
+    """Prints progress to stderr: stdout is for the figures."""
     print(message, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A service as small as can be, for measurements: `python -m scripts.benchmarks.echo PORT`.
+"""A minimal service for measurements: `python -m scripts.benchmarks.echo PORT`.
 
 `GET /delay/MS` makes every later answer take so many milliseconds; anything else is answered with a small JSON object.
 """
@@ -14,18 +14,18 @@ DELAY = b"GET /delay/"
 
 
 class Echo(asyncio.Protocol):
-    """One connection; requests without a body only."""
+    """A connection for requests without a body."""
 
     delay_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
+        """Implements asyncio.Protocol."""
         self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
-        self._rest = b""
+        self._incomplete = b""
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
-        *heads, self._rest = (self._rest + data).split(b"\r\n\r\n")
+        """Implements asyncio.Protocol."""
+        *heads, self._incomplete = (self._incomplete + data).split(b"\r\n\r\n")
         for head in heads:
             if head.startswith(DELAY):
                 Echo.delay_s = int(head[len(DELAY) :].split(b" ", 1)[0]) / 1000
@@ -37,7 +37,7 @@ class Echo(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    """Until it is killed."""
+    """Serves until the process is killed."""
     server = await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", port, backlog=512)
     await server.serve_forever()
 

@@ -1,4 +1,4 @@
-"""`scripts/bench failover`: three instances under load, and what becomes of calls when one, or Consul, fails."""
+"""`scripts/bench failover`: calls to three instances under load while one of them, or Consul, fails."""
 
 from __future__ import annotations
 
@@ -27,45 +27,45 @@ from scripts.run_everything.settings import HOST
 
 RATE = 200  # calls a second
 TIMEOUT_S = 2.0
-SETTLED_S = 1.0  # after a fault
+SETTLING_S = 1.0  # after a fault
 SLOW_MS = 500
 _WORKERS = 256  # as many calls as may wait for a frozen instance, so that the load stays even
-_trials = itertools.count()
+_trial_numbers = itertools.count()
 
-Way = Callable[[], str]  # makes a call and returns the root URL of who answered
+Call = Callable[[], str]  # makes a call and returns the base URL of the instance that answered
 
 
 @dataclass(frozen=True)
-class Made:
-    """A call: when it began and how long it took, in seconds, and who answered, or nothing."""
+class CallResult:
+    """Start and duration of a call, in seconds, and the base URL of the instance that answered, or ""."""
 
-    at: float
-    took: float
-    by: str
+    started_at: float
+    duration_s: float
+    url: str
 
 
 def measure(parts: Parts, *, quick: bool) -> list[Figure]:
-    """All of it: some two minutes, half of them with Consul away."""
+    """Returns all figures; takes some two minutes, half of them with Consul away."""
     before_s, after_s, away_s = (0.5, 2.0, 3.0) if quick else (2.0, 6.0, 60.0)
     parts.use_postgres()
     figures = []
     for fault in ("killed", "frozen", "slow"):
-        for name in ("round robin", "ours"):
+        for name in ("round robin", "by name"):
             parts.say(f"One of three instances {fault}: {name}")
-            figures += one_fails(parts, fault, name, before_s, after_s)
+            figures += instance_fails(parts, fault, name, before_s, after_s)
     parts.say(f"Consul away for {away_s:g} s")
     return [*figures, *consul_away(parts, before_s, away_s), *all_down(parts)]
 
 
 class Trial:
-    """Three instances, registered in a Consul that holds nothing else."""
+    """Three instances, registered in an otherwise empty Consul."""
 
     def __init__(self, parts: Parts) -> None:
         parts.empty_consul()
         self._parts = parts
         self.urls = [start_echo(parts, f"echo-{number}") for number in range(3)]
-        # Another configuration each time, so that nothing is known from the trial before.
-        config = ConsulConfig(host=HOST, port=parts.port, read_timeout=10.0 + next(_trials))
+        # Another configuration each time, so that no cache of an earlier trial is used.
+        config = ConsulConfig(host=HOST, port=parts.port, read_timeout=10.0 + next(_trial_numbers))
         self.registry = ServiceRegistry(config=config)
         for url in self.urls:
             register(self.registry, url)
@@ -83,8 +83,8 @@ class Trial:
             self._parts.processes.end(name)
             self._parts.processes.all.pop(name, None)
 
-    def harm(self, fault: str) -> str:
-        """The first instance; returns its URL."""
+    def inject_fault(self, fault: str) -> None:
+        """Kills, freezes or slows down the first instance."""
         pid = self._parts.processes.all["echo-0"].pid
         if fault == "killed":
             os.kill(pid, signal.SIGKILL)
@@ -95,110 +95,123 @@ class Trial:
             with contextlib.closing(http.client.HTTPConnection(host, int(port))) as connection:
                 connection.request("GET", f"/delay/{SLOW_MS}")
                 connection.getresponse().read()
-        return self.urls[0]
 
-    def ours(self, client: SyncServiceDiscoveryClient) -> Way:
-        """A call by name."""
+    def by_name(self, client: SyncServiceDiscoveryClient) -> Call:
+        """Returns a call by name."""
         return lambda: client.call_service(SERVICE, "/x", timeout=TIMEOUT_S).url.rpartition("/")[0]
 
-    def round_robin(self, on_attempt: Callable[[float, str], object]) -> Way:
-        """What a cached list, taken in turns, makes of it: no ejection, no second try."""
+    def round_robin(self, on_attempt: Callable[[float, str], object]) -> Call:
+        """Returns a call to the instances in turn, without ejection and without retries."""
         turn, sessions = itertools.count(), threading.local()
 
         def call() -> str:
             url = self.urls[next(turn) % len(self.urls)]
-            if not hasattr(sessions, "own"):
-                sessions.own = requests.Session()
+            if not hasattr(sessions, "session"):
+                sessions.session = requests.Session()
             on_attempt(time.monotonic(), url)
-            sessions.own.get(f"{url}/x", timeout=TIMEOUT_S).raise_for_status()
+            sessions.session.get(f"{url}/x", timeout=TIMEOUT_S).raise_for_status()
             return url
 
         return call
 
 
-def load(way: Way, seconds: float, then: Callable[[], Any] | None = None, *, after_s: float = 0.0) -> list[Made]:
-    """Calls at an even rate, whatever becomes of those before; `then` is done when `after_s` have passed."""
-    made: list[Made] = []
+def load(
+    call: Call, seconds: float, action: Callable[[], Any] | None = None, *, after_s: float = 0.0
+) -> list[CallResult]:
+    """Calls at an even rate, without waiting for earlier calls; runs `action` after `after_s` seconds."""
+    results: list[CallResult] = []
 
-    def call() -> None:
-        began = time.monotonic()
+    def run() -> None:
+        started_at = time.monotonic()
         try:
-            by = way()
+            url = call()
         except (RegistryError, requests.RequestException):
-            by = ""
-        made.append(Made(began, time.monotonic() - began, by))
+            url = ""
+        results.append(CallResult(started_at, time.monotonic() - started_at, url))
 
     with ThreadPoolExecutor(_WORKERS) as pool:
         start = time.monotonic()
         for number in range(int(seconds * RATE)):
-            if then is not None and number >= after_s * RATE:
-                then()
-                then = None
+            if action is not None and number >= after_s * RATE:
+                action()
+                action = None
             time.sleep(max(0.0, start + number / RATE - time.monotonic()))
-            pool.submit(call)
-    return made
+            pool.submit(run)
+    return results
 
 
-def one_fails(parts: Parts, fault: str, name: str, before_s: float, after_s: float) -> list[Figure]:
-    """Lost calls, the slowest, and how many still went to the bad one a second later."""
+def instance_fails(parts: Parts, fault: str, name: str, before_s: float, after_s: float) -> list[Figure]:
+    """Returns the lost calls, the slowest one, and the share sent to the failing instance after a second."""
     attempts: list[tuple[float, str]] = []
     with Trial(parts) as trial:
         client = SyncServiceDiscoveryClient(
             trial.registry,
             on_attempt=lambda attempt: attempts.append((time.monotonic() - attempt.duration, attempt.url)),
         )
-        harmed: list[float] = []
+        failed_at: list[float] = []
 
-        def harm() -> None:
-            harmed.append(time.monotonic())
-            trial.harm(fault)
+        def inject_fault() -> None:
+            failed_at.append(time.monotonic())
+            trial.inject_fault(fault)
 
-        way = trial.ours(client) if name == "ours" else trial.round_robin(lambda at, url: attempts.append((at, url)))
-        made = load(way, before_s + after_s, harm, after_s=before_s)
+        if name == "by name":
+            call = trial.by_name(client)
+        else:
+            call = trial.round_robin(lambda at, url: attempts.append((at, url)))
+        results = load(call, before_s + after_s, inject_fault, after_s=before_s)
         client.close()
-    bad, settled = trial.urls[0], harmed[0] + SETTLED_S
-    lost = sum(not call.by for call in made)
-    late = [url == bad for at, url in attempts if at > settled]
-    goal = 0.0 if name == "ours" else None
+    failing, settled_at = trial.urls[0], failed_at[0] + SETTLING_S
+    lost = sum(not result.url for result in results)
+    late = [url == failing for at, url in attempts if at > settled_at]
+    goal = 0.0 if name == "by name" else None
     return [
-        Figure(name=f"{fault}, {name}: lost of {len(made)}", value=lost, unit="calls", goal=goal),
-        Figure(name=f"{fault}, {name}: slowest call", value=max(call.took for call in made) * 1000, unit="ms"),
+        Figure(name=f"{fault}, {name}: lost of {len(results)}", value=lost, unit="calls", goal=goal),
+        Figure(
+            name=f"{fault}, {name}: slowest call", value=max(result.duration_s for result in results) * 1000, unit="ms"
+        ),
         Figure(name=f"{fault}, {name}: sent to it after 1 s", value=100 * sum(late) / max(1, len(late)), unit="%"),
     ]
 
 
 def consul_away(parts: Parts, before_s: float, away_s: float) -> list[Figure]:
-    """Lost calls, and the median beside that with Consul there."""
+    """Returns the lost calls, and the median duration compared with that while Consul is up."""
     with Trial(parts) as trial, SyncServiceDiscoveryClient(trial.registry) as client:
-        there = load(trial.ours(client), before_s * 2)
-        away = load(trial.ours(client), away_s, lambda: parts.processes.end("consul"))
+        up = load(trial.by_name(client), before_s * 2)
+        away = load(trial.by_name(client), away_s, lambda: parts.processes.end("consul"))
     return [
         Figure(
-            name=f"Consul away: lost of {len(away)}", value=sum(not call.by for call in away), unit="calls", goal=0.0
+            name=f"Consul away: lost of {len(away)}",
+            value=sum(not result.url for result in away),
+            unit="calls",
+            goal=0.0,
         ),
         Figure(
             name="Consul away: median, beside Consul there",
-            value=median(call.took for call in away) * 1e6,
-            floor=median(call.took for call in there) * 1e6,
+            value=median(result.duration_s for result in away) * 1e6,
+            floor=median(result.duration_s for result in up) * 1e6,
             unit="µs",
         ),
     ]
 
 
 def all_down(parts: Parts, calls: int = 500) -> list[Figure]:
-    """Attempts that are sent when nothing answers."""
+    """Returns the attempts that are sent while no instance answers."""
     attempts: list[str] = []
     with Trial(parts) as trial:
         client = SyncServiceDiscoveryClient(trial.registry, on_attempt=lambda attempt: attempts.append(attempt.url))
-        way = trial.ours(client)
-        way()
+        call = trial.by_name(client)
+        call()
         for number in range(3):
             os.kill(parts.processes.all[f"echo-{number}"].pid, signal.SIGKILL)
         attempts.clear()
-        made = load(way, calls / RATE)
+        results = load(call, calls / RATE)
         client.close()
     return [
-        Figure(name=f"all down: answered of {len(made)}", value=sum(bool(call.by) for call in made), unit="calls"),
-        Figure(name="all down: attempts for each call", value=len(attempts) / len(made), unit="", goal=1.3),
-        Figure(name="all down: slowest failure", value=max(call.took for call in made) * 1000, unit="ms"),
+        Figure(
+            name=f"all down: answered of {len(results)}",
+            value=sum(bool(result.url) for result in results),
+            unit="calls",
+        ),
+        Figure(name="all down: attempts for each call", value=len(attempts) / len(results), unit="", goal=1.3),
+        Figure(name="all down: slowest failure", value=max(result.duration_s for result in results) * 1000, unit="ms"),
     ]

@@ -1,4 +1,4 @@
-"""Figures as people read them: ours, the floor beside it, and whether the goal is met."""
+"""Figures of a measurement: the value, the floor beside it, and whether the goal is met."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """`value` and `floor` are in `unit`. The goal is a limit: for the ratio of the two where there is a floor."""
+    """A measured value and its floor, in `unit`. The goal limits their ratio if there is a floor, else the value."""
 
     name: str
     value: float
@@ -23,24 +23,24 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Ours by the floor's."""
+        """Value divided by the floor."""
         return self.value / self.floor if self.floor else None
 
     @property
-    def verdict(self) -> str:
-        """`met`, `missed`, or nothing where there is no goal."""
+    def result(self) -> str:
+        """`met`, `missed`, or "" if there is no goal."""
         if self.goal is None:
             return ""
         reached = self.value if self.ratio is None else self.ratio
         return "met" if (reached >= self.goal if self.at_least else reached <= self.goal) else "missed"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "ratio": self.ratio, "verdict": self.verdict}
+        """Returns the figure for JSON."""
+        return {**asdict(self), "ratio": self.ratio, "result": self.result}
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """A row of the table."""
+        """Cells of the figure's row in the table."""
         sign = "≥" if self.at_least else "≤"
         unit = "x" if self.floor is not None else self.unit
         return (
@@ -49,12 +49,12 @@ class Figure:
             f"{_number(self.floor)} {self.unit}" if self.floor is not None else "",
             f"{self.ratio:.2f}" if self.ratio is not None else "",
             f"{sign} {self.goal:g} {unit}" if self.goal is not None else "",
-            self.verdict,
+            self.result,
         )
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """All of them, a line each."""
+    """Returns the figures as text, a line each."""
     rows = [("", "ours", "floor", "ratio", "goal", ""), *(figure.cells for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = (
@@ -68,16 +68,16 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long it takes."""
-    started = time.perf_counter()
+    """Returns the duration of the action in seconds."""
+    started_at = time.perf_counter()
     action()
-    return time.perf_counter() - started
+    return time.perf_counter() - started_at
 
 
 def in_turns(rounds: int, *actions: Callable[[], float]) -> list[float]:
-    """The medians of what each action returns; they take turns, so that a slow minute hits them alike."""
-    taken = [[action() for action in actions] for _ in range(rounds)]
-    return [median(column) for column in zip(*taken, strict=True)]
+    """Returns the median of each action's results. They take turns, so that a slow minute affects all of them."""
+    results = [[action() for action in actions] for _ in range(rounds)]
+    return [median(column) for column in zip(*results, strict=True)]
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A large inventory in the middle of its life, as rows: what pages show is independent of how it came about."""
+"""Rows of a large inventory with a history, for measuring pages without registering anything in Consul."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 from simple_history.utils import bulk_create_with_history
 
+from registry_admin.callgraph.models import CallCount
+from registry_admin.consul.marks import META_OWNER
 from registry_admin.inventory.models import (
-    CallCount,
     ConsulContact,
     Health,
     HealthTransition,
@@ -25,14 +26,14 @@ from registry_admin.inventory.models import (
 
 NODE = "node-1"
 OWNER = "registry-admin"
-ODD = 37  # every so manieth instance isn't well
+ODD = 37  # every 37th instance has a fault
 TRANSITIONS = 5000
 RUNS = 500
 BATCH = 1000
 
 
 def fill(count: int, *, per_service: int = 10, seed: int = 1) -> None:
-    """So many declared instances, most of them well, with a history; a tenth as many are somebody else's."""
+    """Replaces all rows by `count` declared instances with a history, and a tenth as many unmanaged ones."""
     chance, now = random.Random(seed), timezone.now()  # noqa: S311 - the same rows each time
     for model in (
         CallCount,
@@ -49,7 +50,7 @@ def fill(count: int, *, per_service: int = 10, seed: int = 1) -> None:
     services = [
         Service(
             name=f"service-{number:04}",
-            description=f"What number {number} does",
+            description=f"Description of service {number}",
             owner=f"team-{number % 12}",
             tags=["api", f"v{number % 3}"],
             sync_status=SyncStatus.SYNCED,
@@ -70,7 +71,7 @@ def fill(count: int, *, per_service: int = 10, seed: int = 1) -> None:
     observed = [_observed(instance, now) for instance in instances if instance.sync_status != SyncStatus.MISSING]
     observed += _foreign(count // 10, now)
     ObservedInstance.objects.bulk_create(observed, batch_size=BATCH)
-    transitions = sorted(_transitions(instances, now, chance), key=lambda one: one.at)
+    transitions = sorted(_transitions(instances, now, chance), key=lambda transition: transition.at)
     HealthTransition.objects.bulk_create(transitions, batch_size=BATCH)
     SyncRun.objects.bulk_create(_runs(instances, now, chance), batch_size=BATCH)
     CallCount.objects.bulk_create(_calls(services[:40], now, chance), batch_size=BATCH)
@@ -93,20 +94,20 @@ def _instance(number: int, service: Service) -> Instance:
         address=address,
         port=8000,
         consul_id=f"{service.name}-{address}-8000",
-        claimed=True,
+        claimed_node=NODE,
         sync_status=SyncStatus.SYNCED,
     )
     if number % ODD == 1:
         instance.sync_status, instance.sync_cause, instance.sync_action = (
             SyncStatus.MISSING,
-            "removed by hand",
+            "removed",
             "register",
         )
         instance.sync_reason = "not in Consul any more"
     elif number % ODD == 2:
         instance.sync_status, instance.sync_cause, instance.sync_action = (
             SyncStatus.OUT_OF_SYNC,
-            "edited by hand",
+            "edited",
             "update",
         )
         instance.sync_reason = "differs from its declaration"
@@ -129,8 +130,9 @@ def _observed(instance: Instance, now: datetime) -> ObservedInstance:
         address=instance.address,
         port=instance.port,
         tags=instance.service.tags,
-        meta={"registry-admin-owner": OWNER},
+        meta={META_OWNER: OWNER},
         owner=OWNER,
+        owned=True,
         sync_status=instance.sync_status,
         sync_reason=instance.sync_reason,
         health=health,
@@ -155,7 +157,7 @@ def _foreign(count: int, now: datetime) -> Iterator[ObservedInstance]:
             port=10_000 + number,
             sync_status=SyncStatus.UNMANAGED,
             sync_reason="registered by someone else and not declared",
-            sync_cause="someone else's",
+            sync_cause="foreign",
             health=Health.PASSING,
             health_since=now - timedelta(days=2),
             first_seen=now - timedelta(days=2),
@@ -165,10 +167,10 @@ def _foreign(count: int, now: datetime) -> Iterator[ObservedInstance]:
 def _transitions(instances: list[Instance], now: datetime, chance: random.Random) -> Iterator[HealthTransition]:
     for _ in range(TRANSITIONS // 2):
         instance = chance.choice(instances)
-        began = now - timedelta(seconds=chance.uniform(600, 7 * 86_400))
+        failed_at = now - timedelta(seconds=chance.uniform(600, 7 * 86_400))
         for at, before, after in (
-            (began, Health.PASSING, Health.CRITICAL),
-            (began + timedelta(seconds=chance.uniform(5, 500)), Health.CRITICAL, Health.PASSING),
+            (failed_at, Health.PASSING, Health.CRITICAL),
+            (failed_at + timedelta(seconds=chance.uniform(5, 500)), Health.CRITICAL, Health.PASSING),
         ):
             yield HealthTransition(
                 at=at,
@@ -204,7 +206,7 @@ def _runs(instances: list[Instance], now: datetime, chance: random.Random) -> It
 def _calls(services: list[Service], now: datetime, chance: random.Random) -> Iterator[CallCount]:
     start = now.replace(minute=now.minute // 5 * 5, second=0, microsecond=0)
     pairs = [(caller, chance.choice(services)) for caller in services for _ in range(2)]
-    for caller, called in {(one.name, other.name) for one, other in pairs if one is not other}:
+    for caller, called in {(caller.name, called.name) for caller, called in pairs if caller is not called}:
         for ago in range(12):
             calls = chance.randrange(10, 5000)
             yield CallCount(

@@ -1,4 +1,4 @@
-"""Floors: the same work with as little between us and Consul or PostgreSQL as Python's own libraries allow."""
+"""Floors: the same work, done with only http.client and SQL, as the least that a measurement can cost."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ REGISTER = "/v1/agent/service/register"
 READS = ("/v1/agent/self", "/v1/status/leader", "/v1/agent/services", "/v1/agent/checks", "/v1/catalog/nodes")
 # 16 columns of the declarations, as PERFORMANCE.md counts them.
 _ROWS = """
-SELECT i.id, i.consul_id, i.address, i.port, i.enabled, i.sync_status, i.sync_reason, i.claimed, i.departed,
+SELECT i.id, i.consul_id, i.address, i.port, i.enabled, i.sync_status, i.sync_reason, i.claimed_node, i.departed,
        s.name, s.enabled, s.tags, s.meta, s.check_kind, s.check_interval, s.deregister_after
 FROM inventory_instance i JOIN inventory_service s ON s.id = i.service_id
 """
 
 
 def register(connect: Callable[[], http.client.HTTPConnection], bodies: Iterable[bytes]) -> None:
-    """Each of these to the agent, 16 at a time, on connections that are kept."""
-    todo: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    """Sends the registrations to the agent from 16 threads, each with a connection of its own."""
+    pending: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     for body in bodies:
-        todo.put(body)
+        pending.put(body)
 
-    def work() -> None:
-        own = connect()
+    def send_pending() -> None:
+        consul = connect()
         while True:
             try:
-                body = todo.get_nowait()
+                body = pending.get_nowait()
             except queue.Empty:
                 break
-            own.request("PUT", REGISTER, body=body)
-            own.getresponse().read()
-        own.close()
+            consul.request("PUT", REGISTER, body=body)
+            consul.getresponse().read()
+        consul.close()
 
-    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    threads = [threading.Thread(target=send_pending) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -47,7 +47,7 @@ def register(connect: Callable[[], http.client.HTTPConnection], bodies: Iterable
 
 
 def read_both_sides(consul: http.client.HTTPConnection) -> int:
-    """Everything that a pass must read, parsed: the agent's replies, and the declarations' rows as dicts."""
+    """Reads and parses what a pass needs: the agent's replies and the declarations. Returns the number of rows."""
     for path in READS:
         consul.request("GET", path)
         json.loads(consul.getresponse().read())
@@ -58,7 +58,7 @@ def read_both_sides(consul: http.client.HTTPConnection) -> int:
 
 
 def mirrored_rows() -> list[tuple[Any, ...]]:
-    """What the mirror holds, for `write_mirror`."""
+    """Returns the rows of the mirror, for `write_mirror`."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT id, service_name, address, port, tags::text, meta::text, weight, owner, health, checks::text,"
@@ -68,7 +68,7 @@ def mirrored_rows() -> list[tuple[Any, ...]]:
 
 
 def write_mirror(rows: Sequence[Sequence[Any]]) -> None:
-    """These rows written again, each with values of its own, in one statement of one transaction."""
+    """Writes the rows again, each with values of its own, in one statement of one transaction."""
     arrays = [list(column) for column in zip(*rows, strict=True)]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(

@@ -1,4 +1,4 @@
-"""`scripts/bench pages`: what every page costs the server at 10,000 instances, and what an unchanged one does."""
+"""`scripts/bench pages`: cost of every page on the server at 10,000 instances, and of a poll of an unchanged page."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PERMISSIONS = ("view", "change", "add")
 
 
 def measure(parts: Parts, *, quick: bool) -> list[Figure]:
-    """Each page through all of the middleware in this process, as a member of staff with permissions of its own."""
+    """Returns figures of each page, through all middleware, for a staff user with permissions but not a superuser."""
     parts.use_postgres()
     from scripts.benchmarks import filled  # noqa: PLC0415 - Django is set up by now
 
     count, rounds = (QUICK_COUNT, QUICK_ROUNDS) if quick else (COUNT, ROUNDS)
     parts.say(f"Making {count:,} instances and their history")
     filled.fill(count)
-    _settle(parts)
+    _prepare(parts)
     client = _operator()
     figures = []
     for name, path in pages(count).items():
@@ -38,7 +38,7 @@ def measure(parts: Parts, *, quick: bool) -> list[Figure]:
 
 
 def pages(count: int) -> dict[str, str]:
-    """The pages by the names that they are shown under."""
+    """Returns the paths of the pages by their names in the table of figures."""
     from registry_admin.inventory.models import Service, SyncRun  # noqa: PLC0415
 
     service = Service.objects.order_by("name")[min(3, count // 100)]
@@ -62,36 +62,36 @@ def pages(count: int) -> dict[str, str]:
 def _page(client: Client, name: str, path: str, *, rounds: int) -> list[Figure]:
     first = _get(client, path)  # templates are compiled once
     queries = _queries(lambda: _get(client, path))
-    taken = median(seconds(lambda: _get(client, path)) for _ in range(rounds))
+    duration = median(seconds(lambda: _get(client, path)) for _ in range(rounds))
     return [
-        Figure(name=name, value=taken * 1000, unit="ms", goal=60, rounds=rounds),
+        Figure(name=name, value=duration * 1000, unit="ms", goal=60, rounds=rounds),
         Figure(name=f"{name}: queries", value=queries, unit="queries", goal=12),
         Figure(name=f"{name}: compressed", value=len(first) / KB, unit="KB", goal=60),
     ]
 
 
 def _unchanged(client: Client, *, rounds: int) -> list[Figure]:
-    """What a page that keeps itself current costs while nothing happens."""
+    """Measures a poll of an open page while nothing changes."""
     live = {"X-Registry-Live": "1"}
     etag = client.get("/", headers=live, secure=True)["ETag"]
-    again = {**live, "If-None-Match": etag}
+    conditional = {**live, "If-None-Match": etag}
 
     def poll() -> None:
-        status = client.get("/", headers=again, secure=True).status_code
+        status = client.get("/", headers=conditional, secure=True).status_code
         if status != 304:
             raise RunError(f"An unchanged page was answered with {status} and not with 304.")
 
     poll()
     queries = _queries(poll)
-    taken = median(seconds(poll) for _ in range(rounds * 3))
+    duration = median(seconds(poll) for _ in range(rounds * 3))
     return [
-        Figure(name="an unchanged poll", value=taken * 1000, unit="ms", goal=5, rounds=rounds * 3),
+        Figure(name="an unchanged poll", value=duration * 1000, unit="ms", goal=5, rounds=rounds * 3),
         Figure(name="an unchanged poll: queries", value=queries, unit="queries", goal=2),
     ]
 
 
 def _get(client: Client, path: str) -> bytes:
-    """The page as it goes over the wire."""
+    """Returns the compressed body of the page."""
     response = client.get(path, secure=True)
     if response.status_code != 200 or response.get("Content-Encoding") != "gzip":
         raise RunError(f"{path} was answered with {response.status_code} {response.get('Content-Encoding', '')}.")
@@ -115,15 +115,15 @@ def _operator() -> Client:
 
     settings.ALLOWED_HOSTS = ["testserver"]
     user = User.objects.create_user("operator", is_staff=True)
-    wanted = Q(codename__startswith="view_") | Q(codename__in=["change_service", "change_instance", "sync_service"])
-    user.user_permissions.set(Permission.objects.filter(wanted, content_type__app_label="inventory"))
+    codenames = Q(codename__startswith="view_") | Q(codename__in=["change_service", "change_instance", "sync_service"])
+    user.user_permissions.set(Permission.objects.filter(codenames, content_type__app_label="inventory"))
     client = Client(headers={"Accept-Encoding": "gzip"})
     client.force_login(user)
     return client
 
 
-def _settle(parts: Parts) -> None:
-    """As after a while in production: static files are collected, and PostgreSQL knows its tables."""
+def _prepare(parts: Parts) -> None:
+    """Collects static files and runs ANALYZE, so that pages are measured as in production."""
     from django.conf import settings  # noqa: PLC0415
     from django.core.management import call_command  # noqa: PLC0415
     from django.db import connection  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What a measurement runs against: a Consul agent and a PostgreSQL on one core, and the client on the other."""
+"""Parts that a measurement runs against: a Consul agent and a PostgreSQL on one core, the client on another."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") els
 
 
 class Parts:
-    """Starts them when they are asked for; `end` ends all and leaves nothing behind. `say` is told of progress."""
+    """Starts parts on demand; `end` ends all and leaves nothing behind. `say` prints progress."""
 
     def __init__(self, *, say: Callable[[str], None]) -> None:
         self.say = say
         self.processes = Processes()
         self._folder = Path(tempfile.mkdtemp(prefix="registry-admin-bench-"))
-        self._folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        self._folder.chmod(0o755)  # PostgreSQL runs as another user if this process runs as root
         self.port, self._postgres_port = embedded_postgres.free_port(), embedded_postgres.free_port()
         if len(_CORES) > 1:
             os.sched_setaffinity(0, {_CORES[1]})
 
     @property
     def settings(self) -> Settings:
-        """As those of scripts/run, for a Consul that is started in the same way."""
+        """Settings for starting Consul and PostgreSQL as scripts/run does."""
         if not os.environ.get("CONSUL_BIN"):
             raise RunError("CONSUL_BIN is not set. Start this with scripts/bench, which finds Consul.")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)}
@@ -44,7 +44,7 @@ class Parts:
         return Settings(consul=os.environ["CONSUL_BIN"], folder=self._folder, ports=ports, inherited=inherited)
 
     def empty_consul(self) -> None:
-        """An agent that holds nothing, on the same port as before. PostgreSQL must have been started."""
+        """Starts an empty agent on the same port as before."""
         settings = self.settings
         settings.logs.mkdir(exist_ok=True)
         self.processes.end("consul")
@@ -53,7 +53,7 @@ class Parts:
         self.processes.wait_until(lambda: run_parts.consul_is_ready(settings), "Consul to elect itself")
 
     def use_postgres(self) -> None:
-        """A PostgreSQL of its own; from now on this process is the product's Django, on it and on the agent."""
+        """Starts a PostgreSQL, and sets up Django in this process on it and on the agent."""
         self.say("Starting PostgreSQL")
         with on_core(0):
             database = embedded_postgres.start(self.settings.postgres, port=self._postgres_port)
@@ -72,7 +72,7 @@ class Parts:
         call_command("migrate", verbosity=0)
 
     def start_watcher(self) -> int:
-        """`sync_registry --watch` as a process of its own on the client's core; returns its process ID."""
+        """Starts `sync_registry --watch` on the client's core and returns its process ID."""
         command = [sys.executable, "manage.py", "sync_registry", "--watch"]
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         process = Process("watcher", command, self._folder / "watcher.log", env)
@@ -80,12 +80,12 @@ class Parts:
         return process.pid
 
     def stop_watcher(self) -> None:
-        """Ends it, and waits for that."""
+        """Ends the watcher and waits for its end."""
         self.processes.end("watcher")
         self.processes.all.pop("watcher", None)
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> Any:
-        """The agent's reply, decoded, by a plain connection; None for a 404."""
+    def request(self, method: str, path: str, body: bytes | None = None) -> Any:
+        """Returns the agent's reply on a plain connection, decoded; None for a 404."""
         with contextlib.closing(self.connect()) as connection:
             connection.request(method, path, body=body)
             reply = connection.getresponse()
@@ -93,20 +93,20 @@ class Parts:
             return json.loads(text) if reply.status == 200 and text else None
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection to the agent."""
+        """Returns a connection to the agent."""
         return http.client.HTTPConnection(HOST, self.port, timeout=120)
 
     def end(self) -> None:
-        """Ends everything, and takes the folder away."""
+        """Ends everything and deletes the folder."""
         self.processes.end("watcher")
         self.processes.end("consul")
-        embedded_postgres.stop(self._folder / "postgres")
+        embedded_postgres.remove(self._folder / "postgres")
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def on_core(number: int) -> Iterator[None]:
-    """What is started within runs on this core, where there are several and the system lets us choose."""
+    """Pins processes that are started within to this core, where there are several and the system allows it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

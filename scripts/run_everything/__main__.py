@@ -1,4 +1,4 @@
-"""The story of scripts/run: check, start, tell how to use it, wait, end in order."""
+"""Entry point of scripts/run: starts everything, prints how to use it, waits for the end and ends in order."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ def main() -> int:
     catch_signals(processes)
     try:
         settings = Settings.from_env()
-        with only_one(settings):
+        with exclusive(settings):
             settings.check_ports()
             return run(settings, processes)
     except InterruptedRunError:
         return 0
     except (RunError, OSError) as error:
-        say(f"scripts/run: {error}", error=True)
+        report(f"scripts/run: {error}", error=True)
         return 1
 
 
 def run(settings: Settings, processes: Processes) -> int:
-    """Starts everything, waits to be told to end, and ends everything; the exit code."""
+    """Starts everything, waits for the signal to end, and ends everything. Returns the exit code."""
     code = 0
     try:
         start(settings, processes)
-        announce(settings)
+        print_addresses(settings)
         watch(processes)
     except InterruptedRunError:
         pass
     except (RunError, OSError) as error:
-        say(f"\nscripts/run: {error}", error=True)
+        report(f"\nscripts/run: {error}", error=True)
         code = 1
     end(settings, processes)
     return code
@@ -50,7 +50,7 @@ def run(settings: Settings, processes: Processes) -> int:
 
 def start(settings: Settings, processes: Processes) -> None:
     """Starts the parts in the order in which they need each other."""
-    say(f"Logs: {parts.as_seen_by_users(settings.logs)}")
+    report(f"Logs: {parts.relative_path(settings.logs)}")
     with step("Starting PostgreSQL and Consul"):
         database = parts.postgres(settings)
         processes.start(database, parts.consul(settings))
@@ -64,7 +64,7 @@ def start(settings: Settings, processes: Processes) -> None:
         processes.start(parts.web(settings), parts.watcher(settings), *parts.modules(settings))
         for name in ("WEB_PORT", "BACKEND_PORT", "BACKEND2_PORT", "RESEARCH_PORT"):
             url = f"http://{HOST}:{settings.ports[name]}/health"
-            processes.wait_until(lambda url=url: parts.answers(url), f"{url} to answer")  # type: ignore[misc]
+            processes.wait_until(lambda url=url: parts.is_healthy(url), f"{url} to answer")  # type: ignore[misc]
     with step("Waiting for Consul to find all of them healthy"):
         for service, count in parts.EXPECTED.items():
             processes.wait_until(
@@ -73,10 +73,10 @@ def start(settings: Settings, processes: Processes) -> None:
             )
 
 
-def announce(settings: Settings) -> None:
+def print_addresses(settings: Settings) -> None:
     """Prints where everything is, and what to try."""
     port = settings.ports
-    say(
+    report(
         f"\nEverything runs.\n"
         f"  Dashboard  http://localhost:{port['WEB_PORT']}/\n"
         f"             user {preparation.ADMIN}, password {settings.secret(preparation.PASSWORD_FILE)}\n"
@@ -84,27 +84,27 @@ def announce(settings: Settings) -> None:
         f"Try:\n"
         f"  curl -X POST localhost:{port['RESEARCH_PORT']}/enrich -H 'Content-Type: application/json' "
         f'-d \'{{"title":"Test"}}\'\n'
-        f"Ctrl-C ends everything. Data is kept in {parts.as_seen_by_users(settings.folder)}; delete it to begin anew."
+        f"Ctrl-C ends everything. Data is kept in {parts.relative_path(settings.folder)}; delete it to begin anew."
     )
     if preparation.is_for_other_ports(settings):
-        say("Note: the inventory was first filled for other ports than these. Change its declarations in the admin.")
+        report("Note: the inventory was first filled for other ports than these. Change its declarations in the admin.")
 
 
 def watch(processes: Processes) -> None:
-    """Says when a process ends, and otherwise waits to be told to end; the rest goes on without it."""
+    """Reports processes that end, until the signal to end comes. The others go on."""
     while True:
         for process in processes.newly_ended():
-            log = parts.as_seen_by_users(process.log)
-            say(f"{process.name} has ended ({process.ended}); the rest goes on. Its log: {log}")
+            log = parts.relative_path(process.log)
+            report(f"{process.name} has ended ({process.ended}); the rest goes on. Its log: {log}")
         processes.pause()
 
 
 def end(settings: Settings, processes: Processes) -> None:
-    """Ends everything, so that each can still reach what it needs for leaving."""
+    """Ends everything, the parts that others need last."""
     processes.stopping.set()
     if not processes.all:
         return
-    say("\nEnding everything:")
+    report("\nEnding everything:")
     killed = []
     with step("The modules, which leave Consul"):
         killed += processes.end(*parts.MODULES)
@@ -112,29 +112,29 @@ def end(settings: Settings, processes: Processes) -> None:
         killed += processes.end("watcher")
         killed += processes.end("web")
     with step("The rest of the registrations, Consul and PostgreSQL"):
-        parts.deregister_the_rest(settings)
+        parts.deregister_all(settings)
         killed += processes.end("consul", "postgres")
-    say(f"Killed, because they did not end: {', '.join(killed)}." if killed else "Everything has ended.")
+    report(f"Killed, because they did not end: {', '.join(killed)}." if killed else "Everything has ended.")
 
 
 @contextlib.contextmanager
-def step(what: str) -> Iterator[None]:
-    """Says what is being done, and then how long it took."""
-    say(f"{what} …", end=" ")
+def step(description: str) -> Iterator[None]:
+    """Prints what is being done, and then how long it took."""
+    report(f"{description} …", end=" ")
     started = time.monotonic()
     yield
-    say(f"{time.monotonic() - started:.1f} s")
+    report(f"{time.monotonic() - started:.1f} s")
 
 
 @contextlib.contextmanager
-def only_one(settings: Settings) -> Iterator[None]:
-    """Raises RunError where another scripts/run uses the same folder."""
+def exclusive(settings: Settings) -> Iterator[None]:
+    """Holds the lock of the folder. Raises RunError where another scripts/run has it."""
     settings.logs.mkdir(parents=True, exist_ok=True)
     with (settings.folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            folder = parts.as_seen_by_users(settings.folder)
+            folder = parts.relative_path(settings.folder)
             raise RunError(
                 f"It runs already, with its data in {folder}. End that one with Ctrl-C first, "
                 f"or run a second one with another folder and other ports: RUN_DIR=… WEB_PORT=… scripts/run"
@@ -143,7 +143,7 @@ def only_one(settings: Settings) -> Iterator[None]:
 
 
 def catch_signals(processes: Processes) -> None:
-    """The first signal asks to end; more of them change nothing, so that the end stays an orderly one."""
+    """Installs handlers: the first signal begins the end, and more of them change nothing."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         processes.stopping.set()
@@ -152,8 +152,8 @@ def catch_signals(processes: Processes) -> None:
         signal.signal(number, on_signal)
 
 
-def say(message: str, *, end: str = "\n", error: bool = False) -> None:
-    """Prints; a terminal that has gone away is no reason to stop in the middle."""
+def report(message: str, *, end: str = "\n", error: bool = False) -> None:
+    """Prints the message. A closed terminal is ignored, so that the end isn't cut short."""
     with contextlib.suppress(OSError):
         print(message, end=end, file=sys.stderr if error else sys.stdout, flush=True)
 

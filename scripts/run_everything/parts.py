@@ -1,4 +1,4 @@
-"""The parts of the system: how each is started, and how to know that it works."""
+"""Parts of the system: the command of each, and requests that tell whether it works."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 from scripts import embedded_postgres
 from scripts.run_everything.processes import Process
 from scripts.run_everything.settings import HOST, RunError, Settings
 
 MODULES = ("research", "backend-1", "backend-2")
-# How many healthy instances of each there are once everything runs.
+# Number of healthy instances of each service once everything runs.
 EXPECTED = {"backend-api": 2, "research-api": 1, "registry-admin": 1}
 REQUEST_TIMEOUT_S = 2.0
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between us and loopback
@@ -35,8 +36,8 @@ def consul(settings: Settings) -> Process:
         "dns": -1,
         "grpc": -1,
     }
-    found = re.search(r"v(\d+)\.(\d+)", version)
-    if found and (int(found[1]), int(found[2])) >= (1, 14):
+    match = re.search(r"v(\d+)\.(\d+)", version)
+    if match and (int(match[1]), int(match[2])) >= (1, 14):
         ports["grpc_tls"] = -1
     config = settings.folder / "consul.json"
     config.write_text(
@@ -76,7 +77,7 @@ def web(settings: Settings) -> Process:
 
 
 def watcher(settings: Settings) -> Process:
-    """What keeps Consul as it is declared."""
+    """The watcher, which keeps Consul as declared."""
     return Process(
         "watcher",
         [sys.executable, "manage.py", "sync_registry", "--watch"],
@@ -103,7 +104,7 @@ def _module(settings: Settings, name: str, application: str, port_name: str, *op
 
 
 def manage(settings: Settings, *arguments: str, **env: str) -> Process:
-    """One of Django's commands, to be run to its end."""
+    """A Django command, to be run to its end."""
     command = [sys.executable, "manage.py", *arguments]
     return Process(
         f"manage.py {arguments[0]}", command, settings.logs / f"{arguments[0]}.log", environment(settings, **env)
@@ -111,7 +112,7 @@ def manage(settings: Settings, *arguments: str, **env: str) -> Process:
 
 
 def environment(settings: Settings, **more: str) -> dict[str, str]:
-    """The environment of a process: ours, without what would lead it elsewhere, and with where the parts are."""
+    """Returns the environment of a process: the inherited one, with the addresses of the parts."""
     return {
         **settings.inherited,
         "PYTHONUNBUFFERED": "1",
@@ -128,8 +129,8 @@ def _service(name: str, port: int, *, tags: str = "") -> dict[str, str]:
     return {"SERVICE_NAME": name, "SERVICE_ADDRESS": HOST, "SERVICE_PORT": str(port), "SERVICE_TAGS": tags}
 
 
-def answers(url: str) -> bool:
-    """Whether an HTTP GET gives 200."""
+def is_healthy(url: str) -> bool:
+    """Returns whether an HTTP GET of the URL gives 200."""
     try:
         with _opener.open(url, timeout=REQUEST_TIMEOUT_S) as reply:
             return bool(reply.status == 200)
@@ -138,31 +139,34 @@ def answers(url: str) -> bool:
 
 
 def consul_is_ready(settings: Settings) -> bool:
-    """Whether the agent has elected itself; it takes registrations only then."""
-    return bool(_ask(settings, "/v1/status/leader"))
+    """Returns whether the agent has elected itself; it takes registrations only then."""
+    return bool(_request(settings, "/v1/status/leader"))
 
 
 def passing(settings: Settings, service: str) -> int:
-    """How many instances Consul holds for healthy."""
-    return len(_ask(settings, f"/v1/health/service/{service}?passing") or ())
+    """Returns the number of healthy instances in Consul."""
+    return len(_request(settings, f"/v1/health/service/{service}?passing") or ())
 
 
-def deregister_the_rest(settings: Settings) -> int:
-    """Takes off the agent what is still on it, such as what is only declared; returns how many that were.
+def deregister_all(settings: Settings) -> int:
+    """Deregisters all services that are still at the agent, such as the declared ones. Returns their number.
 
-    Waits a moment for the catalog to hear of it, because the agent may be ended next.
+    Consul refuses paths with some of the IDs that it takes: these stay. Waits up to 2 s for the catalog to follow,
+    because the agent may be ended next.
     """
-    left = [str(service_id) for service_id in _ask(settings, "/v1/agent/services") or ()]
-    for service_id in left:
-        _ask(settings, f"/v1/agent/service/deregister/{service_id}", method="PUT")
+    remaining = [str(service_id) for service_id in _request(settings, "/v1/agent/services") or ()]
+    for service_id in remaining:
+        _request(settings, f"/v1/agent/service/deregister/{quote(service_id, safe='')}", method="PUT")
     deadline = time.monotonic() + 2
-    while left and set(_ask(settings, "/v1/catalog/services") or ()) - {"consul"} and time.monotonic() < deadline:
+    while (
+        remaining and set(_request(settings, "/v1/catalog/services") or ()) - {"consul"} and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
-    return len(left)
+    return len(remaining)
 
 
-def _ask(settings: Settings, path: str, *, method: str = "GET") -> list[object] | dict[str, object] | str | None:
-    """The agent's reply, decoded; None where there is none."""
+def _request(settings: Settings, path: str, *, method: str = "GET") -> list[object] | dict[str, object] | str | None:
+    """Returns the agent's reply, decoded, or None where there is none."""
     request = urllib.request.Request(settings.consul_url + path, method=method)
     try:
         with _opener.open(request, timeout=REQUEST_TIMEOUT_S) as reply:
@@ -172,6 +176,6 @@ def _ask(settings: Settings, path: str, *, method: str = "GET") -> list[object] 
         return None
 
 
-def as_seen_by_users(path: Path) -> str:
-    """A path below the folder we are in without that folder."""
+def relative_path(path: Path) -> str:
+    """Returns the path relative to the current folder if it is within it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""What is done once for a database: tables, a login, an inventory, static files. Skipped where nothing changed."""
+"""Preparation of a database: tables, a login, an inventory, static files. Skipped where nothing changed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PASSWORD_FILE = "admin-password"  # noqa: S105 - the name of the file
 
 
 def prepare(settings: Settings, processes: Processes) -> None:
-    """Raises RunError where a command fails."""
+    """Runs the commands that the database needs. Raises RunError where a command fails."""
     stamp = settings.postgres / "prepared"
-    wanted = _fingerprint()
+    current = _fingerprint()
     before = json.loads(stamp.read_text()) if stamp.exists() else {}
-    if before.get("fingerprint") == wanted and (ROOT / "staticfiles" / "staticfiles.json").exists():
+    if before.get("fingerprint") == current and (ROOT / "staticfiles" / "staticfiles.json").exists():
         return
     processes.run(parts.manage(settings, "migrate", "--noinput"))
     processes.run(parts.manage(settings, "collectstatic", "--noinput", "--verbosity", "0"))
@@ -32,20 +32,20 @@ def prepare(settings: Settings, processes: Processes) -> None:
         processes.run(parts.manage(settings, "createsuperuser", "--noinput", **login), accepted="already taken")
         processes.run(parts.manage(settings, "seed_inventory", *settings.inventory, "--if-empty"))
     inventory = before.get("inventory", settings.inventory)
-    stamp.write_text(json.dumps({"fingerprint": wanted, "inventory": inventory}))
+    stamp.write_text(json.dumps({"fingerprint": current, "inventory": inventory}))
 
 
 def is_for_other_ports(settings: Settings) -> bool:
-    """Whether the inventory was first filled while the modules had other ports than now."""
+    """Returns whether the inventory was first filled while the modules had other ports than now."""
     stamp: dict[str, object] = json.loads((settings.postgres / "prepared").read_text())
     return stamp["inventory"] != settings.inventory
 
 
 def _fingerprint() -> str:
-    """Changes with what the commands above read: dependencies, migrations, static files."""
-    found = hashlib.sha256((ROOT / "requirements.txt").read_bytes())
+    """Returns a digest of the files that the commands above read: dependencies, migrations, static files."""
+    digest = hashlib.sha256((ROOT / "requirements.txt").read_bytes())
     product = ROOT / "registry_admin"
     for path in sorted([*product.glob("*/migrations/*.py"), *product.glob("**/static/**/*")]):
         if path.is_file():
-            found.update(str(path.relative_to(ROOT)).encode() + Path(path).read_bytes())
-    return found.hexdigest()
+            digest.update(str(path.relative_to(ROOT)).encode() + Path(path).read_bytes())
+    return digest.hexdigest()

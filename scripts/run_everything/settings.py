@@ -1,4 +1,4 @@
-"""What scripts/run was told, read from the environment once and checked before anything starts."""
+"""Settings of scripts/run, read from the environment once and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DEFAULT_PORTS = {
     "CONSUL_PORT": 8500,
     "POSTGRES_PORT": 5433,
 }
-# These would lead the processes to another system than the one that is started here.
+# Prefixes of variables that would lead the processes to another system than the one that is started here.
 NOT_PASSED_ON = ("CONSUL_", "SERVICE_", "DATABASE_URL", "REDIS_URL", "DJANGO_", "REGISTRY_", "GUNICORN_CMD_ARGS")
 
 
 class RunError(Exception):
-    """It can't go on; the message says why and what to do."""
+    """An obstacle to running; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Raises RunError that names the variable."""
+        """Reads the variables. Raises RunError that names an invalid one."""
         ports = {name: _port(environ, name) for name in DEFAULT_PORTS}
         for name, port in ports.items():
             twin = next((other for other in ports if other != name and ports[other] == port), None)
@@ -62,17 +62,17 @@ class Settings:
 
     @property
     def logs(self) -> Path:
-        """Where each process writes NAME.log."""
+        """Folder in which each process writes NAME.log."""
         return self.folder / "logs"
 
     @property
     def postgres(self) -> Path:
-        """PostgreSQL's folder. What is only true of this database is kept in it too."""
+        """PostgreSQL's folder, with the facts about its database."""
         return self.folder / "postgres"
 
     @property
     def inventory(self) -> list[str]:
-        """What is declared at the first start, as arguments of `manage.py seed_inventory`."""
+        """Declarations of the first start, as arguments of `manage.py seed_inventory`."""
         port = self.ports
         return [
             f"backend-api={HOST}:{port['BACKEND_PORT']},{HOST}:{port['BACKEND2_PORT']}",
@@ -81,7 +81,7 @@ class Settings:
         ]
 
     def secret(self, name: str, *, length: int = 50) -> str:
-        """A random text of its own for this folder, made on first use and readable by its owner only."""
+        """Returns a random text that belongs to this folder, made on first use and readable by its owner only."""
         path = self.folder / name
         if not path.exists():
             new = path.with_name(f"{name}.new")
@@ -91,16 +91,16 @@ class Settings:
         return path.read_text()
 
     def check_ports(self) -> None:
-        """Raises RunError that names every port that is taken, and the variable to choose another with."""
-        taken = {name: reason for name, port in self.ports.items() if (reason := _why_not(port))}
+        """Raises RunError that names every port that is taken, with the variable and a free port to choose instead."""
+        taken = {name: reason for name, port in self.ports.items() if (reason := _obstacle(port))}
         if not taken:
             return
-        which = ", ".join(f"port {self.ports[name]} ({name}) {reason}" for name, reason in taken.items())
-        others: dict[str, int] = {}
+        problem = ", ".join(f"port {self.ports[name]} ({name}) {reason}" for name, reason in taken.items())
+        free: dict[str, int] = {}
         for name in taken:
-            others[name] = _free_port(self.ports[name], {*self.ports.values(), *others.values()})
-        choice = " ".join(f"{name}={port}" for name, port in others.items())
-        raise RunError(f"P{which[1:]}. End what uses it, or choose another: {choice} scripts/run")
+            free[name] = _free_port(self.ports[name], {*self.ports.values(), *free.values()})
+        choice = " ".join(f"{name}={port}" for name, port in free.items())
+        raise RunError(f"P{problem[1:]}. End what uses it, or choose another: {choice} scripts/run")
 
 
 def _port(environ: Mapping[str, str], name: str) -> int:
@@ -110,8 +110,8 @@ def _port(environ: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def _why_not(port: int) -> str:
-    """Why nobody can listen on this port of the loopback address now; empty where that is possible."""
+def _obstacle(port: int) -> str:
+    """Returns the reason why the port of the loopback address can't be listened on; empty where it can."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -122,7 +122,7 @@ def _why_not(port: int) -> str:
     return ""
 
 
-def _free_port(after: int, spoken_for: set[int]) -> int:
-    """The next port that is free, easier to remember than any other."""
-    candidates = (port for port in range(after + 1, 65536) if port not in spoken_for and not _why_not(port))
+def _free_port(after: int, reserved: set[int]) -> int:
+    """Returns the next free port, which is easier to remember than a random one."""
+    candidates = (port for port in range(after + 1, 65536) if port not in reserved and not _obstacle(port))
     return next(candidates, 0)
