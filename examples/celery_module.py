@@ -16,7 +16,8 @@ from registry_admin.discovery import Registration, call_service
 app = Celery("celery_module", broker=os.environ.get("CELERY_BROKER_URL", "memory://"))
 app.conf.result_backend = os.environ.get("CELERY_RESULT_BACKEND", "cache+memory://")
 if folder := os.environ.get("CELERY_BROKER_FOLDER"):  # a broker that needs no server
-    app.conf.broker_transport_options = {"data_folder_in": folder, "data_folder_out": folder}
+    folders = ("data_folder_in", "data_folder_out", "control_folder")
+    app.conf.broker_transport_options = dict.fromkeys(folders, folder)
 registration = Registration("celery-module", check=CheckSpec(kind=CheckKind.TTL))
 
 

@@ -130,7 +130,8 @@ def test_celery_worker_registers_itself_calls_its_service_and_leaves(
     from celery import Celery
 
     client = Celery(broker="filesystem://", backend=f"file://{results}")
-    client.conf.broker_transport_options = {"data_folder_in": str(folder), "data_folder_out": str(folder)}
+    folders = ("data_folder_in", "data_folder_out", "control_folder")
+    client.conf.broker_transport_options = dict.fromkeys(folders, str(folder))
     with client:
         assert client.send_task("examples.celery_module.value", ["ACME"]).get(timeout=15) == 125
     server.process.terminate()

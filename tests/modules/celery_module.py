@@ -16,7 +16,7 @@ from registry_admin.discovery import Registration
 FOLDER = Path(os.environ["CELERY_FOLDER"])
 app = Celery(
     broker="filesystem://",
-    broker_transport_options={"data_folder_in": str(FOLDER), "data_folder_out": str(FOLDER)},
+    broker_transport_options=dict.fromkeys(("data_folder_in", "data_folder_out", "control_folder"), str(FOLDER)),
     worker_hijack_root_logger=False,
 )
 
