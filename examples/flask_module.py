@@ -8,10 +8,10 @@ import uuid
 from flask import Flask
 
 from registry_admin.discovery import call_service, registered
-from registry_admin.discovery.wsgi import PropagateContext
+from registry_admin.discovery.wsgi import WSGIPropagateContext
 
 app = Flask(__name__)
-app.wsgi_app = PropagateContext(app.wsgi_app)  # type: ignore[method-assign]
+app.wsgi_app = WSGIPropagateContext(app.wsgi_app)  # type: ignore[method-assign]
 
 
 @app.get("/health")

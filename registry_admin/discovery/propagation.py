@@ -33,7 +33,7 @@ _STATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RequestContext:
+class PropagationHeaders:
     """Well-formed propagation headers of a request. Malformed ones are ignored, because anyone may have sent them."""
 
     request_id: str = ""
@@ -62,21 +62,21 @@ class RequestContext:
 class _Served:
     """A request that is being served. Tasks that it starts, and that outlive it, keep its ID and trace."""
 
-    def __init__(self, context: RequestContext) -> None:
+    def __init__(self, context: PropagationHeaders) -> None:
         self.context = context
         self.is_over = False
 
 
-_served: ContextVar[_Served] = ContextVar("served", default=_Served(RequestContext()))  # noqa: B039
+_served: ContextVar[_Served] = ContextVar("served", default=_Served(PropagationHeaders()))  # noqa: B039
 
 
 @contextlib.contextmanager
-def propagated(headers: Mapping[str, str]) -> Iterator[RequestContext]:
+def propagated(headers: Mapping[str, str]) -> Iterator[PropagationHeaders]:
     """Propagates these headers of a request to the calls that are made within the block.
 
     Calls of tasks that go on after the block keep ID and trace, but not the deadline, which was the request's.
     """
-    served = _Served(RequestContext.from_headers(headers))
+    served = _Served(PropagationHeaders.from_headers(headers))
     token = _served.set(served)
     try:
         yield served.context

@@ -12,10 +12,10 @@ _OWN_HEADER = f"HTTP_{own_instances.HEADER.upper().replace('-', '_')}"
 _REFUSED = f"{own_instances.MISDIRECTED} Misdirected Request"
 
 
-class PropagateContext:
+class WSGIPropagateContext:
     """WSGI middleware that propagates a request's ID, trace and deadline to the calls that are made for it.
 
-    `app.wsgi_app = PropagateContext(app.wsgi_app)`. Calls that are meant for another instance are refused.
+    `app.wsgi_app = WSGIPropagateContext(app.wsgi_app)`. Calls that are meant for another instance are refused.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from registry_admin.errors import UnsafePlanError
 from registry_admin.inventory.sync.handover import HandoverResult
 from registry_admin.inventory.sync.result import SyncResult
+from registry_admin.reconcile.conclusion import Conclusion, Deviation
 from registry_admin.reconcile.rendering import PAST
-from registry_admin.reconcile.verdict import Deviation, Verdict
 
 _NAMED = 5
 _FAULTS = 10
@@ -54,11 +54,11 @@ def _messages_for(outcome: SyncResult) -> list[tuple[int, str]]:
     done = [result.item for result in outcome.results if result.ok]
     if done:
         changes = _named([f"{PAST[item.action]} {item.id}" for item in done])
-        level = messages.SUCCESS if outcome.verdict is Verdict.VERIFIED else messages.INFO
+        level = messages.SUCCESS if outcome.conclusion is Conclusion.VERIFIED else messages.INFO
         entries.append((level, f"Synced with Consul: {changes}."))
-    if outcome.verdict is Verdict.PENDING:
+    if outcome.conclusion is Conclusion.PENDING:
         entries.append((messages.WARNING, "Not everything is as declared yet: the watcher goes on with it."))
-    elif outcome.verdict is Verdict.VERIFIED and not done:
+    elif outcome.conclusion is Conclusion.VERIFIED and not done:
         entries.append((messages.INFO, "Consul matches already: nothing to sync."))
     return entries
 

@@ -38,7 +38,7 @@ class Group(NamedTuple):
         return f"{self.kind} {self.name}".rstrip()
 
 
-class Member(Protocol):
+class GroupMember(Protocol):
     """What is known of an instance that is counted."""
 
     @property
@@ -82,7 +82,7 @@ class GroupCount(NamedTuple):
         return self.down <= 1 or 2 * self.down < _threshold(kind, self.total)
 
 
-def count_groups(members: Iterable[Member], *, confirmed: Collection[Place] = ()) -> dict[Group, GroupCount]:
+def count_groups(members: Iterable[GroupMember], *, confirmed: Collection[Place] = ()) -> dict[Group, GroupCount]:
     """Returns the counts of each group, without the `confirmed` instances: people have said that these are dead."""
     counts: dict[Group, GroupCount] = {}
     for member in members:

@@ -160,9 +160,9 @@ class _Planner:
             self._add_stated(declaration, item)
         if local is not None and present is not None and present is not local and judgement is not None:
             self._add(self._twin_here(declaration, local, judgement, present))
-        for instance, verdict in judgements:
+        for instance, conclusion in judgements:
             if instance is not present and (item is None or instance is not item.observed):
-                self._add(twin_item(instance, verdict, self.snapshot.failed_nodes))
+                self._add(twin_item(instance, conclusion, self.snapshot.failed_nodes))
 
     def _add_present(self, declaration: Declared, instance: ServiceInstance, item: PlanItem | None) -> None:
         """Adds a declaration with the instance that is the declared one; without an item it is as declared."""

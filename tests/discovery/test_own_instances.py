@@ -94,7 +94,7 @@ def ask_wsgi(value: str) -> Reply:
         start_response("200 OK", [])
         return [b"served"]
 
-    body = wsgi.PropagateContext(app)({"HTTP_X_SERVICE_INSTANCE": value}, lambda *given: started.extend(given))
+    body = wsgi.WSGIPropagateContext(app)({"HTTP_X_SERVICE_INSTANCE": value}, lambda *given: started.extend(given))
     status, headers = started
     return int(status[:3]), dict(headers).get(HEADER), b"".join(body)
 

@@ -143,8 +143,8 @@ def test_wsgi_middleware_propagates_the_headers_of_a_request():
         return [b"served"]
 
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in SENT.items()}
-    assert wsgi.PropagateContext(app)(environ, None) == [b"served"]
-    assert wsgi.PropagateContext(app)({"REQUEST_METHOD": "GET"}, None) == [b"served"]
+    assert wsgi.WSGIPropagateContext(app)(environ, None) == [b"served"]
+    assert wsgi.WSGIPropagateContext(app)({"REQUEST_METHOD": "GET"}, None) == [b"served"]
     assert calls[0] == ("card-7", True)
     assert calls[1][1] is False
 

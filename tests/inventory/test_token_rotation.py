@@ -13,7 +13,7 @@ from django.db import connection
 
 from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service
 from registry_admin.reconcile import divergence
-from registry_admin.reconcile.verdict import Verdict
+from registry_admin.reconcile.conclusion import Conclusion
 from tests.parts import ConsulAgent, HttpService, assert_holds, wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("syncs_every_second")]
@@ -107,13 +107,16 @@ def test_dead_instance_that_the_agent_cannot_report_is_shown_and_then_told_to_th
     rotate()
     backend.fail()
     assert_holds(lambda: backend.callers_find == ["api-1"], 1, "callers to be sent to the dead one")
-    assert sync().verdict is Verdict.HELD
+    assert sync().conclusion is Conclusion.HELD
     row = Instance.objects.get()
     assert (row.sync_status, row.sync_cause, row.sync_reason) == ("out_of_sync", "diverged", DIFFERS)
     for page in ("/", "/services/api/", "/drift/"):
         assert DIFFERS[1:] in operator.get(page).content.decode(), page
     repaired = wait_until(lambda: (result := sync()).results and result, 10, "it to be registered anew")
-    assert (repaired.verdict, [result.item.cause for result in repaired.results]) == (Verdict.VERIFIED, ["diverged"])
+    assert (repaired.conclusion, [result.item.cause for result in repaired.results]) == (
+        Conclusion.VERIFIED,
+        ["diverged"],
+    )
     wait_until(lambda: backend.callers_find == [], what="callers to be spared the dead one")
     assert backend.sync_status == "synced"
 
@@ -127,13 +130,13 @@ def test_instance_that_the_agent_cannot_take_out_is_shown_and_then_taken_out_of_
     Instance.objects.update(enabled=False)
     assert [result.item.action for result in sync(force=True).results] == ["deregister"]
     assert_holds(lambda: backend.callers_find == ["api-1"], 1, "callers to be sent to what has left")
-    assert sync().verdict is Verdict.HELD
+    assert sync().conclusion is Conclusion.HELD
     row = ObservedInstance.objects.get()
     assert (row.sync_cause, row.health) == ("orphaned", "unknown")
     for page in ("/services/api/", "/drift/"):
         assert divergence.ORPHANED[1:] in unescape(operator.get(page).content.decode()), page
     removed = wait_until(lambda: (result := sync()).results and result, 10, "it to be taken out of the catalog")
-    assert (removed.verdict, backend.callers_find) == (Verdict.VERIFIED, [])
+    assert (removed.conclusion, backend.callers_find) == (Conclusion.VERIFIED, [])
     assert not ObservedInstance.objects.exists()
 
 

@@ -11,11 +11,11 @@ import pytest
 from registry_admin.consul import Health, ServiceInstance
 from registry_admin.consul.own_node import CatalogComparison
 from registry_admin.reconcile.brake import Brake, apply_brake
+from registry_admin.reconcile.conclusion import Conclusion, conclude
 from registry_admin.reconcile.divergence import ORPHANED, Difference, Divergence, follow, sync_interval
 from registry_admin.reconcile.ownership import FormerDeclarations
 from registry_admin.reconcile.plan import Action, Cause, Declared, Plan, SyncStatus
 from registry_admin.reconcile.planner import make_plan
-from registry_admin.reconcile.verdict import Verdict, verdict_on
 from tests.reconcile.planning import NODE, OWNER, claim_of, foreign, placed, registered, snapshot_of, spec
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,8 +102,8 @@ def test_instance_as_declared_that_differs_in_the_catalog_is_registered_anew_onc
     (item,) = plan.items
     assert (item.action, item.cause, item.reason) == (action, Cause.DIVERGED, TEXT)
     assert plan.statuses == {"api-1": SyncStatus.OUT_OF_SYNC}
-    expected = Verdict.HELD if action is Action.LEAVE else Verdict.PENDING
-    assert verdict_on(plan, invalid={}) is expected
+    expected = Conclusion.HELD if action is Action.LEAVE else Conclusion.PENDING
+    assert conclude(plan, invalid={}) is expected
 
 
 def test_foreign_instance_that_differs_in_the_catalog_is_left_alone():
@@ -144,7 +144,7 @@ def test_orphan_leaves_the_catalog_once_it_is_confirmed(declared, status, confir
         action != "leave alone" and not declared,
     )
     assert plan.statuses.get("api-1") is status
-    assert verdict_on(plan, invalid={}) is (Verdict.PENDING if confirmed else Verdict.HELD)
+    assert conclude(plan, invalid={}) is (Conclusion.PENDING if confirmed else Conclusion.HELD)
 
 
 def test_orphan_that_is_declared_is_registered_and_not_removed():

@@ -13,7 +13,7 @@ from registry_admin.inventory.sync.result import SyncResult
 
 
 def preview_in_consul(prepared: Import) -> SyncResult:
-    """Returns the plan of the sync after this import, with the brake's verdict. `error`: why Consul can't be asked.
+    """Returns the plan of the sync after this import, with the brake's conclusion. `error`: why Consul can't be asked.
 
     The import is written in a transaction that is rolled back, so that the plan is the one that the sync would make.
     What it was prepared from must not be applied afterwards: prepare it again.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from registry_admin.inventory.exchange.changes import Import
-from registry_admin.inventory.exchange.comparison import Comparison
 from registry_admin.inventory.exchange.document import read_document
+from registry_admin.inventory.exchange.document_matcher import DocumentMatcher
 from registry_admin.inventory.exchange.errors import DocumentError
 from registry_admin.inventory.models import Instance, Service
 
@@ -27,6 +27,6 @@ def prepare_import(text: str, *, delete_unlisted: bool = False, allow_empty: boo
     instances = list(Instance.objects.all())
     for row in instances:
         row.service = services[row.service_id]
-    result = Comparison(services.values(), instances, delete_unlisted=delete_unlisted).compare(document.entries)
+    result = DocumentMatcher(services.values(), instances, delete_unlisted=delete_unlisted).compare(document.entries)
     result.label, result.notes = document.label, document.notes
     return result

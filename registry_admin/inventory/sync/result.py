@@ -9,8 +9,8 @@ from datetime import datetime
 from registry_admin.consul import ServiceSpec
 from registry_admin.errors import ConsulUnavailableError, RegistryError, UnsafePlanError
 from registry_admin.reconcile.apply import ItemResult
+from registry_admin.reconcile.conclusion import Conclusion, Deviation, conclude, deviations
 from registry_admin.reconcile.plan import Plan
-from registry_admin.reconcile.verdict import Deviation, Verdict, deviations, verdict_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class SyncResult:
     """Result of a run. `error` is None unless the run as a whole failed or was refused.
 
     `evicted`: for each evicted instance, the time of its eviction and the spec to register when it answers again.
-    `after`: the plan made after the run, from which the verdict follows. `incomplete`: what of Consul couldn't be seen.
+    `after`: the plan made after the run, which makes the conclusion. `incomplete`: what of Consul couldn't be seen.
     `next_look_s`: when the next run is due, to see whether our agent and the catalog still differ.
     `run_id`: key of its row in the history, if it has one. `finish_run`: completes that row once the database is back,
     if it became unavailable during the run.
@@ -41,10 +41,10 @@ class SyncResult:
         return [result for result in self.results if not result.ok]
 
     @property
-    def verdict(self) -> Verdict:
+    def conclusion(self) -> Conclusion:
         """How Consul and the declarations stand to each other now; every text and exit code follows from it."""
         error = None if isinstance(self.error, UnsafePlanError) else self.error
-        return verdict_on(
+        return conclude(
             self.after or self.plan,
             failed=bool(self.failures),
             error=error,

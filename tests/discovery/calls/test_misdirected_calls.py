@@ -35,11 +35,11 @@ def answer(path: str):
 WSGI = """
 import os
 from registry_admin.discovery import Registration
-from registry_admin.discovery.wsgi import PropagateContext
+from registry_admin.discovery.wsgi import WSGIPropagateContext
 
 registration = Registration().start()
 
-@PropagateContext
+@WSGIPropagateContext
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [b'"' + os.environ["SERVICE_NAME"].encode() + b'"']

@@ -1,4 +1,4 @@
-"""An import shows what it would do in Consul, with the brake's verdict, before anything is written."""
+"""An import shows what it would do in Consul, with the brake's conclusion, before anything is written."""
 
 from __future__ import annotations
 

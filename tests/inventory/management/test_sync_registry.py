@@ -113,16 +113,16 @@ def test_declared_instance_that_is_left_alone_is_named_and_has_exit_code_3(consu
     assert "Consul matches" not in ended.out
 
 
-def test_json_report_has_verdict_exit_code_and_what_is_not_as_declared(consul, declare, run):
+def test_json_report_has_conclusion_exit_code_and_what_is_not_as_declared(consul, declare, run):
     declare("api", 8001)
     consul.register(Instance.objects.get().spec(), marks={})
     ended = run("--json")
     report = json.loads(ended.out)
-    assert (ended.code, report["verdict"], report["exit_code"]) == (3, "held", 3)
+    assert (ended.code, report["conclusion"], report["exit_code"]) == (3, "held", 3)
     assert [entry["id"] for entry in report["not_as_declared"]] == ["api-127.0.0.1-8001"]
     consul.deregister("api-127.0.0.1-8001")
     report = json.loads(run("--json", "--detailed-exitcode").out)
-    assert (report["verdict"], report["exit_code"], report["not_as_declared"]) == ("verified", 2, [])
+    assert (report["conclusion"], report["exit_code"], report["not_as_declared"]) == ("verified", 2, [])
 
 
 def test_instance_that_registers_itself_though_disabled_is_not_as_declared(consul, declare, run):

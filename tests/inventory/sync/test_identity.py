@@ -16,7 +16,7 @@ from registry_admin.inventory.selectors import read_owner
 from registry_admin.inventory.sync.adoption import adopt
 from registry_admin.inventory.sync.maintenance import set_maintenance
 from registry_admin.inventory.sync.release import release
-from registry_admin.reconcile.verdict import Verdict
+from registry_admin.reconcile.conclusion import Conclusion
 from tests.fixtures.django import OWNER
 from tests.parts import ConsulAgent, ConsulNodes, wait_until
 
@@ -73,7 +73,7 @@ def test_failover_to_another_agent_leaves_a_strangers_instance_of_the_same_id(no
     assert registered(second) == before
     row = Instance.objects.get()
     assert (row.sync_status, row.sync_cause, row.claimed_node) == ("out_of_sync", "foreign", "n1")
-    assert result.verdict is Verdict.HELD
+    assert result.conclusion is Conclusion.HELD
 
 
 def test_instance_on_a_failed_node_is_registered_here_and_its_twin_leaves_once_it_passes(
@@ -166,7 +166,7 @@ def test_declared_endpoint_that_a_stranger_serves_on_another_node_is_left(consul
     elsewhere(API, Address="127.0.0.1", Port=8001)
     declare("api", 8001)
     result = sync()
-    assert (done(result), result.verdict) == ([], Verdict.HELD)
+    assert (done(result), result.conclusion) == ([], Conclusion.HELD)
     assert "at the same address and port" in Instance.objects.get().sync_reason
 
 
@@ -210,7 +210,7 @@ def test_copied_mark_is_in_doubt_and_never_pruned(consul, declare, sync):
     consul.register(copy, marks={key: meta[key] for key in (META_OWNER, META_MARK)})
     before = registered(consul)
     result = sync(force=True)
-    assert (done(result), result.verdict) == ([], Verdict.DOUBT)
+    assert (done(result), result.conclusion) == ([], Conclusion.DOUBT)
     assert registered(consul) == before
     assert ObservedInstance.objects.get(consul_id="copy").sync_cause == "doubt"
 
@@ -260,7 +260,7 @@ def test_inventories_with_the_same_owner_leave_each_others_instances(consul, dec
     before = registered(consul)
     declare("api", 8001, tags=["mine"])
     result = sync(force=True)
-    assert (done(result), result.verdict) == ([], Verdict.HELD)
+    assert (done(result), result.conclusion) == ([], Conclusion.HELD)
     assert registered(consul) == before
     row = Instance.objects.get()
     assert (row.sync_status, row.sync_cause) == ("out_of_sync", "foreign")
@@ -308,10 +308,10 @@ def test_renamed_node_is_taken_over_by_its_former_name(consul, declare, sync):
     owner = read_owner()
     spec = Instance.objects.get().spec()
     consul.register(spec, marks=owner.marks(Place("dc1", "former", API)))
-    assert sync(force=True).verdict is Verdict.DOUBT
+    assert sync(force=True).conclusion is Conclusion.DOUBT
     call_command("take_over_registry", "--from-node", "former")
     assert consul.agent_instances()[API].place != Place("dc1", "former", API)
-    assert sync().verdict is Verdict.VERIFIED
+    assert sync().conclusion is Conclusion.VERIFIED
 
 
 # -- a restored database ----------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_restored_database_removes_and_overwrites_nothing_until_acknowledged(con
     before = registered(consul)
 
     result = sync()
-    assert (done(result), result.verdict, registered(consul)) == ([], Verdict.DOUBT, before)
+    assert (done(result), result.conclusion, registered(consul)) == ([], Conclusion.DOUBT, before)
     assert "Consul knows newer declarations" in ConsulContact.objects.get().doubt
     assert "Consul knows newer declarations" in operator.get("/").content.decode()
     assert "Consul knows newer declarations" in Instance.objects.get().sync_reason

@@ -15,7 +15,7 @@ from registry_admin.errors import ConsulUnavailableError, DatabaseUnavailableErr
 from registry_admin.inventory.models import ConsulContact, Instance, ObservedInstance, Service, SyncRun, SyncStatus
 from registry_admin.inventory.selectors import freshness
 from registry_admin.inventory.sync import on_commit
-from registry_admin.reconcile.verdict import Verdict
+from registry_admin.reconcile.conclusion import Conclusion
 from tests.fixtures.django import OWNER
 from tests.parts import refusing_port, wait_until
 
@@ -217,7 +217,7 @@ def test_foreign_instance_with_the_new_id_of_a_declared_one_is_not_overwritten(c
     instance.consul_id = "theirs"
     instance.save()
     result = sync()
-    assert (result.results, result.verdict) == ((), Verdict.HELD)
+    assert (result.results, result.conclusion) == ((), Conclusion.HELD)
     assert consul.agent_instances()["theirs"].service == "foreign"
     assert "api-127.0.0.1-8001" in consul.agent_instances()
 

@@ -25,7 +25,7 @@ from registry_admin.inventory.sync import on_commit
 from registry_admin.inventory.sync.removals import RemovalPreview
 from registry_admin.inventory.sync.result import SyncResult, sync_problems
 from registry_admin.printable import escape_unprintable
-from registry_admin.reconcile.verdict import BY_GRAVITY, Verdict
+from registry_admin.reconcile.conclusion import BY_SEVERITY, Conclusion
 
 _SIGNS = {"create": "+", "change": "~", "delete": "-"}
 
@@ -68,7 +68,7 @@ class Command(BaseCommand):
                 self._print(prepared, removals, in_consul, as_json=options["json"])
                 if problem := _removal_problem(removals, expected=options["expect_removals"]):
                     self.stderr.write(escape_unprintable(problem))
-                    sys.exit(Verdict.HELD)
+                    sys.exit(Conclusion.HELD)
                 outcomes = [] if options["dry_run"] else _apply(prepared, removals)
         except DocumentError as error:
             problems = "\n".join(f"  {escape_unprintable(str(problem))}" for problem in error.problems)
@@ -78,16 +78,16 @@ class Command(BaseCommand):
         self._exit(prepared, outcomes, detailed=options["detailed_exitcode"])
 
     def _exit(self, prepared: Import, outcomes: Sequence[SyncResult], *, detailed: bool) -> None:
-        """Says what Consul hasn't got of the import, and exits with the verdict on that."""
+        """Says what Consul hasn't got of the import, and exits with the conclusion on that."""
         for outcome in outcomes:
             for problem in sync_problems(outcome):
                 self.stderr.write(escape_unprintable(f"Imported, but not synced: {problem}"))
-        verdicts = {outcome.verdict for outcome in outcomes}
-        gravest = next((verdict for verdict in BY_GRAVITY if verdict in verdicts), Verdict.VERIFIED)
-        if gravest not in (Verdict.VERIFIED, Verdict.PENDING):
-            sys.exit(gravest)
+        conclusions = {outcome.conclusion for outcome in outcomes}
+        worst = next((conclusion for conclusion in BY_SEVERITY if conclusion in conclusions), Conclusion.VERIFIED)
+        if worst not in (Conclusion.VERIFIED, Conclusion.PENDING):
+            sys.exit(worst)
         if detailed and prepared.changes:
-            sys.exit(Verdict.PENDING)
+            sys.exit(Conclusion.PENDING)
 
     def _print(
         self, prepared: Import, removals: RemovalPreview, in_consul: SyncResult | None, *, as_json: bool

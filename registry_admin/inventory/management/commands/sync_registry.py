@@ -29,8 +29,8 @@ from registry_admin.inventory.sync.result import SyncResult
 from registry_admin.inventory.watcher.controller import Controller
 from registry_admin.inventory.watcher.metrics import metrics_server
 from registry_admin.printable import escape_unprintable
+from registry_admin.reconcile.conclusion import Conclusion
 from registry_admin.reconcile.plan_file import PlanFile
-from registry_admin.reconcile.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class Command(BaseCommand):
                 "results": [item.as_dict() for item in result.results],
                 "invalid": result.invalid,
                 "error": str(result.error or ""),
-                "verdict": result.verdict.name.lower(),
+                "conclusion": result.conclusion.name.lower(),
                 "exit_code": self._code(result, options),
                 "not_as_declared": [deviation.as_dict() for deviation in result.deviations],
                 "would_remove": getattr(result.error, "would_remove", ()),
@@ -206,11 +206,11 @@ class Command(BaseCommand):
 
     @staticmethod
     def _code(result: SyncResult, options: dict[str, Any]) -> int:
-        """Returns the exit code: the verdict, where changes count only if the caller has asked for that."""
-        verdict = result.verdict
-        if verdict is Verdict.VERIFIED and result.results:
-            verdict = Verdict.PENDING
-        return 0 if verdict is Verdict.PENDING and not options["detailed_exitcode"] else int(verdict)
+        """Returns the exit code: the conclusion, where changes count only if the caller has asked for that."""
+        conclusion = result.conclusion
+        if conclusion is Conclusion.VERIFIED and result.results:
+            conclusion = Conclusion.PENDING
+        return 0 if conclusion is Conclusion.PENDING and not options["detailed_exitcode"] else int(conclusion)
 
     def _print_summary(self, result: SyncResult, *, dry_run: bool, plan_file: str) -> None:
         for consul_id, error in sorted(result.invalid.items()):
@@ -238,9 +238,9 @@ class Command(BaseCommand):
             self._terminal.print(style, f"{succeeded} of {len(result.results)} done.")
         if dry_run:
             self._terminal.print("", "Dry run: nothing was changed.")
-        if result.verdict is Verdict.VERIFIED:
+        if result.conclusion is Conclusion.VERIFIED:
             self._terminal.print("green", "Consul matches the declarations.")
-        elif result.verdict is Verdict.PENDING and not dry_run:
+        elif result.conclusion is Conclusion.PENDING and not dry_run:
             self._terminal.print("yellow", "Not everything is as declared yet: run it again, or let the watcher do so.")
 
     def _watch(self, *, prune: bool, metrics_bind: str | None) -> None:

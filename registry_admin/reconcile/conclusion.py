@@ -1,4 +1,4 @@
-"""The verdict on a run: one result from which every text and every exit code is made. Pure."""
+"""The conclusion on a run: one result from which every text and every exit code is made. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import IntEnum
 from registry_admin.reconcile.plan import Action, Cause, Plan, PlanItem, SyncStatus
 
 
-class Verdict(IntEnum):
+class Conclusion(IntEnum):
     """How Consul and the declarations stand to each other after a run or a dry run. The value is the exit code."""
 
     VERIFIED = 0  # every declared instance is as declared, and nothing else of ours is there
@@ -20,7 +20,14 @@ class Verdict(IntEnum):
     INCOMPLETE = 5  # not all of Consul could be seen
 
 
-BY_GRAVITY = (Verdict.ERROR, Verdict.INCOMPLETE, Verdict.DOUBT, Verdict.HELD, Verdict.PENDING, Verdict.VERIFIED)
+BY_SEVERITY = (
+    Conclusion.ERROR,
+    Conclusion.INCOMPLETE,
+    Conclusion.DOUBT,
+    Conclusion.HELD,
+    Conclusion.PENDING,
+    Conclusion.VERIFIED,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +77,25 @@ def has_doubt(plan: Plan) -> bool:
     return bool(plan.doubt) or any(item.cause is Cause.DOUBT for item in plan.items if item.action is Action.LEAVE)
 
 
-def verdict_on(
+def conclude(
     plan: Plan | None,
     *,
     failed: bool = False,
     error: Exception | None = None,
     invalid: Mapping[str, str],
     incomplete: str = "",
-) -> Verdict:
-    """Returns the verdict on the state that `plan` was made from: after a run, the plan made after it.
+) -> Conclusion:
+    """Returns the conclusion on the state that `plan` was made from: after a run, the plan made after it.
 
     `failed`: an item failed. `error`: the run failed, which a removal held by the brake isn't. `incomplete`: what of
     Consul couldn't be seen.
     """
     if error is not None or failed or invalid or plan is None:
-        return Verdict.ERROR
+        return Conclusion.ERROR
     if incomplete:
-        return Verdict.INCOMPLETE
+        return Conclusion.INCOMPLETE
     if has_doubt(plan):
-        return Verdict.DOUBT
+        return Conclusion.DOUBT
     if deviations(plan):
-        return Verdict.HELD
-    return Verdict.PENDING if plan.changes else Verdict.VERIFIED
+        return Conclusion.HELD
+    return Conclusion.PENDING if plan.changes else Conclusion.VERIFIED

@@ -1,4 +1,4 @@
-"""The verdict on a plan: the exit code, and what it names."""
+"""The conclusion on a plan: the exit code, and what it names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from registry_admin.reconcile.brake import Brake, apply_brake
+from registry_admin.reconcile.conclusion import Conclusion, conclude, deviations
 from registry_admin.reconcile.plan import Declared, Plan
-from registry_admin.reconcile.verdict import Verdict, deviations, verdict_on
 from tests.reconcile.planning import foreign, plan_for, registered, spec
 
 
-def verdict(plan: Plan | None, **options: object) -> Verdict:
-    return verdict_on(plan, **{"invalid": {}} | options)
+def conclusion(plan: Plan | None, **options: object) -> Conclusion:
+    return conclude(plan, **{"invalid": {}} | options)
 
 
 def verified() -> Plan:
@@ -21,15 +21,15 @@ def verified() -> Plan:
 
 
 def test_everything_as_declared_is_verified():
-    assert (verdict(verified()), deviations(verified())) == (Verdict.VERIFIED, ())
+    assert (conclusion(verified()), deviations(verified())) == (Conclusion.VERIFIED, ())
 
 
 def test_foreign_instances_that_nothing_declares_are_no_deviation():
-    assert verdict(plan_for([], foreign(spec("theirs")))) is Verdict.VERIFIED
+    assert conclusion(plan_for([], foreign(spec("theirs")))) is Conclusion.VERIFIED
 
 
 def test_changes_to_make_are_pending():
-    assert verdict(plan_for(Declared(spec=spec()))) is Verdict.PENDING
+    assert conclusion(plan_for(Declared(spec=spec()))) is Conclusion.PENDING
 
 
 @pytest.mark.parametrize(
@@ -44,39 +44,39 @@ def test_changes_to_make_are_pending():
     ids=["foreign", "departed", "evicted", "disabled", "held"],
 )
 def test_what_is_left_alone_is_held_and_named_with_its_reason(plan, reason):
-    assert verdict(plan) is Verdict.HELD
+    assert conclusion(plan) is Conclusion.HELD
     assert [deviation.id for deviation in deviations(plan)] == ["api-1"]
     assert reason in deviations(plan)[0].reason
 
 
 def test_disabled_instance_that_is_absent_is_verified():
-    assert verdict(plan_for(Declared(spec=spec(), enabled=False))) is Verdict.VERIFIED
+    assert conclusion(plan_for(Declared(spec=spec(), enabled=False))) is Conclusion.VERIFIED
 
 
 def test_status_without_an_item_is_a_deviation():
     plan = verified()
     plan = replace(plan, statuses=dict.fromkeys(plan.statuses, "missing"))
-    assert verdict(plan) is Verdict.HELD
+    assert conclusion(plan) is Conclusion.HELD
     assert str(deviations(plan)[0]) == "api-1: its status is missing"
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"failed": True, "incomplete": "?"}, Verdict.ERROR),
-        ({"error": OSError(), "incomplete": "?"}, Verdict.ERROR),
-        ({"invalid": {"a": "port"}}, Verdict.ERROR),
-        ({"incomplete": "?"}, Verdict.INCOMPLETE),
+        ({"failed": True, "incomplete": "?"}, Conclusion.ERROR),
+        ({"error": OSError(), "incomplete": "?"}, Conclusion.ERROR),
+        ({"invalid": {"a": "port"}}, Conclusion.ERROR),
+        ({"incomplete": "?"}, Conclusion.INCOMPLETE),
     ],
 )
 def test_faults_outweigh_the_state(options, expected):
-    assert verdict(verified(), **options) is expected
+    assert conclusion(verified(), **options) is expected
 
 
 def test_doubt_outweighs_what_is_left_alone():
     plan = plan_for(Declared(spec=spec()), foreign(spec()), doubt="restored?")
-    assert verdict(plan) is Verdict.DOUBT
+    assert conclusion(plan) is Conclusion.DOUBT
 
 
 def test_run_without_a_plan_is_an_error():
-    assert verdict(None) is Verdict.ERROR
+    assert conclusion(None) is Conclusion.ERROR

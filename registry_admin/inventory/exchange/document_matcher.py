@@ -22,7 +22,7 @@ _SECRET_KEYS = {field.key for model in (Service, Instance) for field in declared
 Endpoint = tuple[str, Any, Any]  # service in lower case, address, port
 
 
-class Comparison:
+class DocumentMatcher:
     """Matches a document's entries with rows, fills the rows, and finds what they would collide with.
 
     A service is matched by its name, ignoring case. An instance is matched by the ID that its entry gives, wherever
