@@ -10,22 +10,26 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
 from registry_admin.consul.api import ConsulApi
 from registry_admin.consul.health import CheckResult, Health, health_of
+from registry_admin.consul.incremental_json import IncrementalJson
 from registry_admin.consul.types import ServiceInstance
 from registry_admin.errors import ConsulPermissionError, InvalidReplyError, NoLeaderError
 
 MAX_SHARE = 0.05  # of the time that the comparison may take, while nothing asks for it
 _ITSELF = "consul"
+_UNKNOWN = "null"  # a node that Consul has none of, or that the token may not read
 _AGENT_CHECK = "serfHealth"
 _FAILING = ("critical", "warning")
 _COMPARED = {
     "service": "service", "address": "registered_address", "port": "port", "weight": "weight",
     "warning weight": "warning_weight", "tags": "tags", "meta": "meta",
 }  # fmt: skip
+_compared_values = attrgetter(*_COMPARED.values())
 
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
 _NO_INSTANCES: Mapping[str, ServiceInstance] = MappingProxyType({})
@@ -46,6 +50,11 @@ class CatalogComparison:
     def ids(self) -> frozenset[str]:
         """The IDs of all that differs."""
         return frozenset(self.differing) | frozenset(self.orphans)
+
+    def at(self, node: str, datacenter: str) -> CatalogComparison:
+        """Returns the comparison with the orphans on this node."""
+        orphans = {key: replace(orphan, node=node, datacenter=datacenter) for key, orphan in self.orphans.items()}
+        return replace(self, orphans=orphans) if orphans else self
 
     def without(self, instance_ids: Iterable[str]) -> CatalogComparison:
         """Returns the comparison without these instances."""
@@ -92,11 +101,14 @@ def _difference(
 ) -> str:
     if entry is None:
         return "the catalog doesn't have it, so callers don't find it"
-    names = [name for name, field in _COMPARED.items() if getattr(entry, field) != getattr(instance, field)]
-    if instance.tag_override and "tags" in names:  # others may change them in the catalog
-        names.remove("tags")
-    if names:
-        return f"the catalog has another {', '.join(names)} than its agent"
+    values, entry_values = _compared_values(instance), _compared_values(entry)
+    if values != entry_values:
+        pairs = zip(_COMPARED, values, entry_values, strict=True)
+        names = [name for name, value, entry_value in pairs if value != entry_value]
+        if instance.tag_override and "tags" in names:  # others may change them in the catalog
+            names.remove("tags")
+        if names:
+            return f"the catalog has another {', '.join(names)} than its agent"
     reported = health_of((*failing.get(instance.id, ()), *failing.get("", ())))
     if reported is not instance.health:
         return f"the catalog shows it as {reported}, and its agent as {instance.health}"
@@ -107,6 +119,7 @@ class OwnNodeReader:
     """Reads and compares our own node, for at most a twentieth of the time: in between, what is known still holds."""
 
     def __init__(self) -> None:
+        self._entries = IncrementalJson(_entry, keyed=True, member="Services")
         self._last: tuple[Mapping[str, ServiceInstance], CatalogComparison] = ({}, NO_DIFFERENCE)
         self._due_at = float("-inf")
 
@@ -120,13 +133,33 @@ class OwnNodeReader:
         started = time.monotonic()
         if started < self._due_at and not force:
             return _still_valid(*self._last, local)
-        catalog = _read_catalog(api, node, datacenter)
+        catalog = self._read_catalog(api, node)
         if catalog is None:
             return None
-        comparison = compare(local, catalog, _read_failing(api, node))
+        comparison = compare(local, catalog, _read_failing(api, node)).at(node, datacenter)
         ended = time.monotonic()
         self._last, self._due_at = (local, comparison), ended + (ended - started) / MAX_SHARE
         return comparison
+
+    def _read_catalog(self, api: ConsulApi, node: str) -> dict[str, ServiceInstance] | None:
+        """Returns what carries a mark or registers itself; None where the token may not read all of the node."""
+        try:
+            reply = api.text("catalog", "node", node)
+        except ConsulPermissionError:
+            return None
+        if not reply.known_leader:
+            raise NoLeaderError(api.config.url)
+        if reply.filtered_by_acls or reply.data.strip() == _UNKNOWN:
+            return None
+        try:
+            entries = self._entries.read(reply.data)
+        except ValueError as error:
+            raise _invalid(api, str(error)) from None
+        return {key: entry for key, entry in entries if entry.service != _ITSELF and _is_compared(entry)}
+
+
+def _entry(key: str, raw: dict[str, Any]) -> tuple[str, ServiceInstance]:
+    return key, ServiceInstance.from_agent(raw, ())
 
 
 def failing_on_one_side(api: ConsulApi) -> frozenset[tuple[str, str]]:
@@ -149,28 +182,6 @@ def _still_valid(
         {key for key in comparison.differing if local.get(key) is not before.get(key)}
         | {key for key in comparison.orphans if key in local}
     )
-
-
-def _read_catalog(api: ConsulApi, node: str, datacenter: str) -> dict[str, ServiceInstance] | None:
-    try:
-        reply = api.text("catalog", "node", node)
-    except ConsulPermissionError:
-        return None
-    if not reply.known_leader:
-        raise NoLeaderError(api.config.url)
-    data = _parsed(api, reply.data)
-    if reply.filtered_by_acls or data is None:
-        return None
-    services = data.get("Services") if isinstance(data, dict) else []
-    services = {} if services is None else services  # null is how Go writes an empty one
-    if not isinstance(services, dict):
-        raise _invalid(api, "a node without its Services")
-    instances = {str(key): ServiceInstance.from_agent(raw, ()) for key, raw in services.items()}
-    return {
-        key: replace(instance, node=node, datacenter=datacenter)
-        for key, instance in instances.items()
-        if instance.service != _ITSELF and _is_compared(instance)
-    }
 
 
 def _read_failing(api: ConsulApi, node: str) -> dict[str, list[CheckResult]]:
