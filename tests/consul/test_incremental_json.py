@@ -21,9 +21,9 @@ class Made:
 class Reader:
     """Reader that counts how many were made."""
 
-    def __init__(self, *, keyed):
+    def __init__(self, *, keyed, member=""):
         self.made = 0
-        self.entries = IncrementalJson(self._make, keyed=keyed)
+        self.entries = IncrementalJson(self._make, keyed=keyed, member=member)
 
     def _make(self, key, raw):
         self.made += 1
@@ -58,6 +58,45 @@ def test_arrays_read_one_after_another_are_what_they_are(replies):
     reader = Reader(keyed=False)
     for reply, indent in replies:
         assert shown(reader.read(json.dumps(reply, indent=indent))) == [("", raw) for raw in reply]
+
+
+@given(
+    st.lists(
+        st.tuples(st.dictionaries(st.text("ab", max_size=2), OBJECTS, max_size=5), OBJECTS, OBJECTS, INDENTS),
+        max_size=5,
+    )
+)
+def test_objects_in_a_member_read_one_after_another_are_what_they_are(replies):
+    reader = Reader(keyed=True, member="Services")
+    for entries, before, after, indent in replies:
+        text = json.dumps({**before, "Services": entries, **after}, indent=indent)
+        assert shown(reader.read(text)) == list(entries.items())
+
+
+def test_member_that_is_null_has_no_entries():
+    reader = Reader(keyed=True, member="Services")
+    assert shown(reader.read('{"Services": {"a": {}}}')) == [("a", {})]
+    assert reader.read('{"Node": {}, "Services": null, "More": 1}') == ()
+
+
+def test_entry_of_a_member_is_kept_when_the_others_change():
+    reader = Reader(keyed=True, member="Services")
+    first = reader.read('{"Node": {"Index": 1}, "Services": {"a": {"n": 1}, "b": {}}}')
+    second = reader.read('{"Node": {"Index": 22}, "Services": {"a": {"n": 2}, "b": {}}}')
+    assert [made.raw for made in second] == [{"n": 2}, {}]
+    assert second[1] is first[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "null", "[]", '{"Node": {}}', '{"Services": {}', '{"Services": {}}x', '{"Services": []}',
+     '{"Services": {}, }', '{"Services": {}, 1: 2}', '{"Services": {}, "a"}', '{"Services": {"a": 1}}'],
+)  # fmt: skip
+def test_text_without_the_member_is_refused(text):
+    reader = Reader(keyed=True, member="Services")
+    reader.read('{"Services": {"a": {}}}')
+    with pytest.raises(ValueError):  # noqa: PT011 - the reasons are many
+        reader.read(text)
 
 
 @given(st.text('{}[],:"a1 ', max_size=12) | st.binary(max_size=8).map(lambda raw: raw.decode("latin-1")), st.booleans())
