@@ -22,8 +22,10 @@ def received() -> Iterator[list[str]]:
     """What happened, in order; signals that aren't deferred are only recorded."""
     events: list[str] = []
     former = signal.signal(signal.SIGTERM, lambda *_: events.append("handled"))
+    former_interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     yield events
     signal.signal(signal.SIGTERM, former)
+    signal.signal(signal.SIGINT, former_interrupt)
 
 
 @pytest.fixture
