@@ -55,13 +55,19 @@ def test_bomb_is_handed_out_in_small_parts():
     assert len(next(parts)) == PART
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(TEXT)[:-9], gzip.compress(TEXT)[:1]])
+@pytest.mark.parametrize(
+    "packed", [gzip.compress(TEXT)[:-9], gzip.compress(TEXT)[:1]], ids=["trailer", "all but a byte"]
+)
 def test_end_in_the_middle_of_what_is_compressed_is_noticed(packed):
     with pytest.raises(TruncatedReplyError):
         decode(StreamDecoder("gzip"), packed, 100)
 
 
-@pytest.mark.parametrize("data", [b"no gzip at all", gzip.compress(TEXT) + b"garbage", b"\x1f\x8bxxxxxxxxxxxxx"])
+@pytest.mark.parametrize(
+    "data",
+    [b"no gzip at all", gzip.compress(TEXT) + b"garbage", b"\x1f\x8bxxxxxxxxxxxxx"],
+    ids=["other", "followed", "magic only"],
+)
 def test_decode_data_that_is_not_compressed_is_refused(data):
     with pytest.raises(AttemptError, match="decompressed"):
         decode(StreamDecoder("gzip"), data, 5)
