@@ -114,7 +114,7 @@ class ConsulApi(consul.Consul):
     ) -> None:
         """Registers or updates an instance on the agent. Status of its checks and maintenance mode stay as they are.
 
-        `marks` go into its Meta beside our digest; None leaves all of that out, as if we had never known it. `status`:
+        `marks` go into its Meta beside our digest, which marks of a release and None leave out. `status`:
         what a check that the agent doesn't have yet begins with, where its health is known.
 
         Checks that an earlier registration had and this one hasn't stay behind too: take them off with

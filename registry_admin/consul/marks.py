@@ -13,13 +13,16 @@ from typing import NamedTuple
 # OWNER: name of the owning inventory, for people. MARK: a `Mark`, which decides. SELF: the module registered the
 # instance by itself; the value is the digest of what the module asked for. DIGEST: what is in effect, check included,
 # because Consul never shows a check's definition again. EVICT: after how long it is to be taken out, for the same
-# reason.
+# reason. RELEASED: the mark of the inventory that has released it, in place of all others, so that an older backup of
+# that inventory doesn't take it back.
 META_OWNER = "registry-owner"
 META_MARK = "registry-mark"
 META_SELF = "registry-self"
 META_DIGEST = "registry-digest"
 META_EVICT = "registry-evict-after"
-RESERVED_META = frozenset({META_OWNER, META_MARK, META_SELF, META_DIGEST, META_EVICT})
+META_RELEASED = "registry-released"
+OWN_META = frozenset({META_OWNER, META_MARK, META_SELF, META_DIGEST, META_EVICT})
+RESERVED_META = OWN_META | {META_RELEASED}
 
 _FORMAT = "1"
 _MARK = re.compile(rf"{_FORMAT}:(?P<inventory>[0-9a-f]{{32}}):(?P<revision>[0-9]{{1,18}}):(?P<place>[0-9a-f]{{20}})")
@@ -92,5 +95,11 @@ class Owner:
 
     def marks(self, place: Place) -> dict[str, str]:
         """Returns the pairs of Meta for an instance of this inventory."""
-        mark = Mark(inventory=self.inventory, revision=self.revision, place=place.digest)
-        return {META_OWNER: self.name, META_MARK: str(mark)}
+        return {META_OWNER: self.name, META_MARK: str(self._mark(place))}
+
+    def release_marks(self, place: Place) -> dict[str, str]:
+        """Returns the pairs of Meta for an instance that this inventory releases."""
+        return {META_RELEASED: str(self._mark(place))}
+
+    def _mark(self, place: Place) -> Mark:
+        return Mark(inventory=self.inventory, revision=self.revision, place=place.digest)

@@ -14,12 +14,12 @@ from registry_admin.consul import validation
 from registry_admin.consul.checks import CHECK_TYPES, CheckSpec, Probe, check_target
 from registry_admin.consul.health import SERVICE_MAINTENANCE
 from registry_admin.consul.instance_fields import declared_address, declared_port, warning_weight
-from registry_admin.consul.marks import META_DIGEST, META_EVICT, RESERVED_META
+from registry_admin.consul.marks import META_DIGEST, META_EVICT, META_RELEASED, OWN_META, RESERVED_META
 from registry_admin.consul.tagged_addresses import for_consul, tagged_addresses, without_added
 from registry_admin.consul.types import EMPTY, Registration, ServiceInstance, check_id_prefix
 from registry_admin.errors import InvalidValueError
 
-MAX_OWN_META = validation.MAX_META_PAIRS - len(RESERVED_META)
+MAX_OWN_META = validation.MAX_META_PAIRS - len(OWN_META)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +146,18 @@ class ServiceSpec:
     ) -> dict[str, Any]:
         """The body of `PUT /v1/agent/service/register`, with `marks`, the digest and the time to evict among its Meta.
 
-        None for `marks`: nothing of ours at all. `status`: what the check begins with, for who knows the instance's
-        health; Consul's own default is critical. `consul_evicts_after`: after how long Consul takes out what is
-        critical, if that is longer than the check says. `maintenance`: the reason of maintenance mode to begin in, from
-        the first moment on; Consul's own request for that comes too late, because the instance must be there first.
-        `observed`: what is registered now, whose checks and tags stay where the spec keeps them.
+        Marks that release it go without the rest of ours, and None is nothing of ours at all. `status`: what the check
+        begins with, for who knows the instance's health; Consul's own default is critical. `consul_evicts_after`: after
+        how long Consul takes out what is critical, if that is longer than the check says. `maintenance`: the reason of
+        maintenance mode to begin in, from the first moment on; Consul's own request for that comes too late, because
+        the instance must be there first. `observed`: what is registered now, whose checks and tags stay where the spec
+        keeps them.
         https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
         """
         meta = dict(self.meta)
-        if marks is not None:
+        if marks is not None and META_RELEASED in marks:
+            meta |= marks
+        elif marks is not None:
             meta |= {**marks, META_DIGEST: self.digest} | ({META_EVICT: self.evict_after} if self.evict_after else {})
         warning = self.weight if self.warning_weight is None else self.warning_weight
         body: dict[str, Any] = {

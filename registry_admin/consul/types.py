@@ -16,6 +16,7 @@ from registry_admin.consul.marks import (
     META_EVICT,
     META_MARK,
     META_OWNER,
+    META_RELEASED,
     META_SELF,
     RESERVED_META,
     Mark,
@@ -158,6 +159,12 @@ class ServiceInstance:
     def mark(self) -> Mark | None:
         """The mark of the inventory that registered it; None without one, and for one that can't be read."""
         return Mark.parse(self.meta.get(META_MARK, ""))
+
+    @cached_property
+    def release_mark(self) -> Mark | None:
+        """The mark of the inventory that has released it, at this place; None where none has."""
+        mark = Mark.parse(self.meta.get(META_RELEASED, ""))
+        return mark if mark is not None and mark.place == self.place.digest else None
 
     @property
     def has_unreadable_mark(self) -> bool:

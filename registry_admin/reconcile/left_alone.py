@@ -16,7 +16,7 @@ def conflict_item(declaration: Declared, instance: ServiceInstance, judgement: J
     is_foreign = judgement.ownership is Ownership.FOREIGN
     if not declaration.enabled:
         status, reason = SyncStatus.DISABLED, f"disabled, and {judgement.reason}"
-    elif instance.is_marked:
+    elif instance.is_marked or not is_foreign:
         status, reason = SyncStatus.OUT_OF_SYNC, f"declared here, but {judgement.reason}"
     else:
         status = SyncStatus.OUT_OF_SYNC

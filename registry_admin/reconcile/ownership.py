@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from registry_admin.consul.marks import Mark, Owner
+from registry_admin.consul.marks import META_MARK, META_RELEASED, Mark, Owner
 from registry_admin.consul.types import ServiceInstance
 from registry_admin.reconcile.plan import Declared
 
@@ -125,6 +125,8 @@ def _judge_unmarked(instance: ServiceInstance, owner: Owner, declared: Declared 
     if declared is None:
         return _NO_MARK
     if declared.claim is not None and declared.claim.is_at(instance.place):
+        if _was_released_since(instance, owner):
+            return Judgement(Ownership.DOUBT, "released after the backup that the database was restored from")
         if owner.is_behind and not instance.registered_itself:
             return Judgement(Ownership.DOUBT, "this database was restored, and may have released it since")
         return _OURS
@@ -132,6 +134,14 @@ def _judge_unmarked(instance: ServiceInstance, owner: Owner, declared: Declared 
         has_free_claim = is_local and declared.claim is None
         return _OURS if has_free_claim or is_same_endpoint(instance, declared) else _NO_MARK
     return _NO_MARK
+
+
+def _was_released_since(instance: ServiceInstance, owner: Owner) -> bool:
+    """Returns whether this inventory has released the instance in a revision that its database doesn't know."""
+    mark = instance.release_mark
+    if mark is None or mark.inventory != owner.inventory:
+        return False
+    return mark.revision > owner.revision or owner.has_lost(mark.revision)
 
 
 def _judge_old_mark(
@@ -170,5 +180,9 @@ def is_issued_by(instance: ServiceInstance, owner: Owner) -> bool:
 
 def newest_revision(instances: Iterable[ServiceInstance], owner: Owner) -> int:
     """Returns the highest revision of this inventory that Consul knows; 0 if it knows none."""
-    marks = (instance.mark for instance in instances if instance.is_in_marked_place)
+    marks = (
+        instance.mark if instance.is_in_marked_place else instance.release_mark
+        for instance in instances
+        if META_MARK in instance.meta or META_RELEASED in instance.meta
+    )
     return max((mark.revision for mark in marks if mark is not None and mark.inventory == owner.inventory), default=0)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Lower
 
-from registry_admin.consul import ConsulApi, ServiceInstance
+from registry_admin.consul import ConsulApi, Place, ServiceInstance
 from registry_admin.consul.one_agent import on_one_agent
 from registry_admin.errors import ConsulUnavailableError, RegistryError
 from registry_admin.inventory import selectors
 from registry_admin.inventory.bulk_update import BATCH
 from registry_admin.inventory.conf import consul_api
 from registry_admin.inventory.models import Instance, ReleasedInstance, Service
+from registry_admin.inventory.sync import identity
 from registry_admin.inventory.sync.handover import HandoverResult
 from registry_admin.reconcile.diffed_fields import with_actual_values
 from registry_admin.reconcile.ownership import is_issued_by
@@ -24,6 +25,8 @@ from registry_admin.reconcile.registered_checks import initial_status
 
 def release(services: QuerySet[Service]) -> HandoverResult:
     """Takes our mark off in Consul, where the instances stay as they are, and then forgets the declarations.
+
+    What remains in Consul is a note of the release, with a revision of its own, for a database that is restored later.
 
     On other nodes the mark stays, and is remembered as released: nobody prunes it there. What an instance was before it
     was moved, and still waits for it to pass, is released along.
@@ -41,7 +44,10 @@ def release(services: QuerySet[Service]) -> HandoverResult:
     try:
         with on_one_agent(consul_api(), agent) as api:
             marked = {key: instance for key, instance in registered.items() if is_issued_by(instance, owner)}
-            refused |= _unmark(rows, marked, api)
+            releasing = identity.next_revision(owner) if marked else owner
+            refused |= _unmark(
+                rows, marked, lambda key: releasing.release_marks(Place(agent.datacenter, agent.name, key)), api
+            )
     except RegistryError as error:  # nobody knows which agent it was that took them
         refused = {row.consul_id: str(error) for row in rows}
     refused_keys = [row.pk for row in rows if row.consul_id in refused]
@@ -56,8 +62,13 @@ def release(services: QuerySet[Service]) -> HandoverResult:
     return HandoverResult(done=tuple(row.consul_id for row in released), refused=refused)
 
 
-def _unmark(rows: Iterable[Instance], marked: Mapping[str, ServiceInstance], api: ConsulApi) -> dict[str, str]:
-    """Takes our mark off these instances. `marked`: what carries it, by ID.
+def _unmark(
+    rows: Iterable[Instance],
+    marked: Mapping[str, ServiceInstance],
+    release_marks: Callable[[str], Mapping[str, str]],
+    api: ConsulApi,
+) -> dict[str, str]:
+    """Takes our mark off these instances. `marked`: what carries it, by ID. `release_marks`: what stays, for an ID.
 
     Returns the reasons of those where that failed, by service ID.
     """
@@ -75,7 +86,8 @@ def _unmark(rows: Iterable[Instance], marked: Mapping[str, ServiceInstance], api
             else:
                 for instance in (instance for instance in present if not instance.registered_itself):
                     spec = with_actual_values(replace(row.spec(), id=instance.id), instance)
-                    api.register(spec, marks=None, status=initial_status(spec, instance), observed=instance)
+                    marks = release_marks(instance.id)
+                    api.register(spec, marks=marks, status=initial_status(spec, instance), observed=instance)
         except RegistryError as error:
             refused[row.consul_id] = str(error)
             if isinstance(error, ConsulUnavailableError) and error.status is None:

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from registry_admin.consul import CheckKind, CheckSpec, Health, ServiceSpec
-from registry_admin.consul.marks import META_OWNER, META_SELF, RESERVED_META
+from registry_admin.consul.marks import META_OWNER, META_RELEASED, META_SELF, OWN_META, RESERVED_META
 from registry_admin.inventory.models import Instance, ObservedInstance, Service, SyncRun, SyncStatus
 from tests.fixtures.django import OWNER
 from tests.parts import ConsulAgent, RecordingProxy, refusing_port, wait_until
@@ -104,7 +104,7 @@ def passing(consul, instance_id: str) -> None:
 
 
 def marks(consul, instance_id: str) -> set[str]:
-    return set(consul.agent_instances()[instance_id].meta) & set(RESERVED_META)
+    return set(consul.agent_instances()[instance_id].meta) & OWN_META
 
 
 # -- adoption ---------------------------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ def test_released_instance_stays_without_marks_and_later_syncs_leave_it_alone(
     message = release(declared)
     assert f"Released, and left in Consul as they are: {instance_id}." in message
     actual = consul.agent_instances()[instance_id]
-    assert (actual.tags, dict(actual.meta), [check.id for check in actual.checks]) == (
+    assert (actual.tags, dict(actual.user_meta), [check.id for check in actual.checks]) == (
         ("blue",), {"k": "v"}, [f"{instance_id}:http"]
     )  # fmt: skip
     assert (Service.objects.count(), Instance.objects.count()) == (0, 0)
@@ -479,7 +479,7 @@ def test_released_instance_keeps_manual_edits(consul, consul_agent, declare, rel
     consul_agent.request("PUT", "/v1/agent/service/register", body=body)
     release(declared)
     actual = consul.agent_instances()[instance_id]
-    assert (actual.port, actual.tags, dict(actual.meta)) == (9999, ("red",), {})
+    assert (actual.port, actual.tags, dict(actual.user_meta)) == (9999, ("red",), {})
 
 
 def test_release_keeps_maintenance_mode(consul, declare, release):
@@ -603,7 +603,8 @@ def test_released_instances_stay_unmanaged_while_a_watcher_runs(
     services = own_agent.request("GET", "/v1/agent/services")
     unmanaged = ObservedInstance.objects.filter(sync_status="unmanaged", consul_id__in=ids)
     wait_until(lambda: unmanaged.count() == len(ids), 20, "the watcher to mirror them")
-    assert {key: registered["Meta"] for key, registered in services.items()} == {key: {} for key in ids}
+    assert services.keys() == set(ids)
+    assert {tuple(registered["Meta"]) for registered in services.values()} == {(META_RELEASED,)}
     own_agent.request("PUT", "/v1/agent/service/register", body={"Name": "latecomer"})
     wait_until(lambda: ObservedInstance.objects.filter(consul_id="latecomer").exists(), 20, "another sync")
     assert ids <= set(own_agent.request("GET", "/v1/agent/services"))

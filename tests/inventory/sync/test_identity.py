@@ -10,8 +10,15 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from registry_admin.consul import CheckKind, CheckSpec, ConsulApi, Mark, Place, ServiceSpec
-from registry_admin.consul.marks import META_MARK, META_OWNER, META_SELF
-from registry_admin.inventory.models import ConsulContact, Instance, InventoryIdentity, ObservedInstance, Service
+from registry_admin.consul.marks import META_MARK, META_OWNER, META_RELEASED, META_SELF
+from registry_admin.inventory.models import (
+    ConsulContact,
+    Instance,
+    InventoryIdentity,
+    ObservedInstance,
+    ReleasedInstance,
+    Service,
+)
 from registry_admin.inventory.selectors import read_owner
 from registry_admin.inventory.sync.adoption import adopt
 from registry_admin.inventory.sync.maintenance import set_maintenance
@@ -362,3 +369,36 @@ def test_restored_database_removes_and_overwrites_nothing_until_acknowledged(con
     assert done(sync(force=True)) == []
     assert "web-127.0.0.1-8002" in registered(consul)
     assert ConsulContact.objects.get().doubt == ""
+
+
+@pytest.mark.parametrize("is_acknowledged", [False, True])
+def test_released_instance_stays_released_when_an_older_database_is_restored(consul, declare, sync, is_acknowledged):
+    declare("api", 8001, tags=["ours"])
+    sync()
+    service, instance, revision = Service.objects.get(), Instance.objects.get(), read_owner().revision
+    assert release(Service.objects.all()).done == (API,)
+    after = registered(consul)
+    assert not {META_OWNER, META_MARK} & set(after[API][2])
+    # Only the release is newer than the backup.
+    ReleasedInstance.objects.all().delete()
+    Service.objects.bulk_create([service])
+    Instance.objects.bulk_create([instance])
+    InventoryIdentity.objects.filter(pk=1).update(revision=revision, newest_revision=0)
+
+    if is_acknowledged:
+        call_command("take_over_registry", "--restored")
+    result = sync(force=True)
+    assert (done(result), result.conclusion, registered(consul)) == ([], Conclusion.DOUBT, after)
+    assert "released after the backup" in Instance.objects.get().sync_reason
+
+
+def test_released_instance_that_is_adopted_again_is_ours(consul, declare, sync):
+    declare("api", 8001)
+    sync()
+    release(Service.objects.all())
+    assert META_RELEASED in consul.agent_instances()[API].meta
+    sync()
+    assert adopt(ObservedInstance.objects.all()).done == (API,)
+    assert done(sync()) == [("update", API)]
+    assert META_RELEASED not in consul.agent_instances()[API].meta
+    assert sync().conclusion is Conclusion.VERIFIED
