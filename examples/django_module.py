@@ -18,6 +18,7 @@ if not settings.configured:  # in a project this is settings.py
         INSTALLED_APPS=["registry_admin.autoregister"],
         MIDDLEWARE=["registry_admin.autoregister.middleware.propagate_context"],
         ROOT_URLCONF=__name__,
+        # pragma: allowlist nextline secret - only an example
         SECRET_KEY="only an example",  # noqa: S106
     )
 

@@ -37,6 +37,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         port = embedded_postgres.free_port()
         os.environ[OWN_POSTGRES] = str(port)
         user, database = embedded_postgres.USER, embedded_postgres.DATABASE  # its password is made when it starts
+        # pragma: allowlist nextline secret - only for tests
         os.environ["DATABASE_URL"] = f"postgres://{user}:unknown@{embedded_postgres.HOST}:{port}/{database}"
 
 
@@ -51,6 +52,7 @@ def forget_the_shell() -> None:
             or name == "REDIS_URL"
         ):
             del os.environ[name]
+    # pragma: allowlist nextline secret - only for tests
     os.environ["DJANGO_SECRET_KEY"] = "only-for-tests-and-long-enough-for-the-checks-of-django-0123456789"
     os.environ["REGISTRY_IDLE_TIMEOUT"] = "5m"  # tests wait for other processes inside their transaction
     os.environ["DJANGO_HTTPS"] = "0"  # the test client and the browser speak plain HTTP

@@ -19,6 +19,7 @@ from registry_admin.inventory.conf import RegistrySettings, conf
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parent.parent
+# pragma: allowlist nextline secret - only for tests
 SECRET = "a-long-secret-for-this-test-only-0123456789-abcdefghijklmnopqrstuvwxyz"
 
 

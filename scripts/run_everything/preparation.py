@@ -11,6 +11,7 @@ from scripts.run_everything.processes import Processes
 from scripts.run_everything.settings import ROOT, Settings
 
 ADMIN = "admin"
+# pragma: allowlist nextline secret - the file's name
 PASSWORD_FILE = "admin-password"  # noqa: S105 - the name of the file
 
 

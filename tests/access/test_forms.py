@@ -116,6 +116,7 @@ def test_login_limit_holds_while_redis_is_away(make_user, settings):
 
 def test_old_password_is_guessed_five_times_at_most(make_user, client_of, hashed):
     client = client_of(make_user(name="ada"))
+    # pragma: allowlist nextline secret - only for tests
     change = {"new_password1": "correct horse battery", "new_password2": "correct horse battery"}
     hashed.clear()
     for _ in range(5):
@@ -128,6 +129,7 @@ def test_old_password_is_guessed_five_times_at_most(make_user, client_of, hashed
 
 def test_own_password_is_changed(make_user, client_of):
     client = client_of(make_user(name="ada"))
+    # pragma: allowlist nextline secret - only for tests
     change = {"new_password1": "correct horse battery", "new_password2": "correct horse battery"}
     answer = client.post("/admin/password_change/", {"old_password": "secret"} | change)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/admin/password_change/done/")

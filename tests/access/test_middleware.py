@@ -141,6 +141,7 @@ def test_login_logout_and_failure_leave_a_row_without_secrets(make_user, client,
 def test_locked_login_leaves_a_row(client, make_user):
     make_user(name="ada")
     for _ in range(6):
+        # pragma: allowlist nextline secret - only for tests
         client.post("/admin/login/", {"username": "ada", "password": "guess"})
     assert AuditEvent.objects.filter(action=Action.LOGIN_LOCKED, target="ada").count() == 1
 

@@ -109,6 +109,7 @@ def start_watcher(consul: ConsulApi, transactional_db: None) -> Iterator[Callabl
 @pytest.fixture
 def operator_page(tab: Page, live_server: Any) -> Page:
     """Page of a superuser who has logged in by the form."""
+    # pragma: allowlist nextline secret - only for tests
     User.objects.create_superuser("operator", password="a password for tests")
     tab.goto(f"{live_server.url}/")
     tab.get_by_label("Username").fill("operator")

@@ -62,6 +62,7 @@ def site_data(transactional_db: None) -> dict[str, int]:
 @pytest.fixture(params=["light", "dark"])
 def page(request: Any, chromium: Browser, live_server: Any, site_data: dict[str, int]) -> Iterator[Page]:
     """Page of a logged-in user, in the light or dark colour scheme."""
+    # pragma: allowlist nextline secret - only for tests
     User.objects.create_superuser("operator", password="a password for tests")
     context = chromium.new_context(color_scheme=request.param, bypass_csp=True)  # axe is injected into the page
     page = context.new_page()
@@ -116,6 +117,7 @@ def test_page_without_consul_or_rows_has_no_axe_violations(page, live_server):
 
 
 def test_page_works_without_javascript(chromium, live_server, site_data):
+    # pragma: allowlist nextline secret - only for tests
     User.objects.create_superuser("operator", password="a password for tests")
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -56,7 +56,9 @@ def test_address_of_consul_is_read_from_environment(environ, url):
         "host:0", "host:65536", "host:-1", "host:http", "host:" + "9" * 5000, "ftp://host",
         "unix:///run/consul.sock", "http://",
         ":8500", "http://host/path", "http://host?x=1", "host#x", "user:hunter2@host:8500",
+        # pragma: allowlist nextline secret - only for tests
         "http://user:hunter2@host:99999",
+        # pragma: allowlist nextline secret - only for tests
         "http://user:hunter2@[::1", "http://[::1", "a b:8500", "0.0.0.0:8500", "127.1:8500", "evil\\host:8500",
         "[::1%lo]:80",
         "\u2100:80",

@@ -110,6 +110,7 @@ def test_digest_does_not_change_with_what_does_not_matter():
 
 
 def test_digest_is_the_same_in_every_release():
+    # pragma: allowlist nextline secret - a digest
     assert spec(tags=["api"], meta={"version": "1"}).digest == "30645f2c76586c95bd8f"
 
 

@@ -58,6 +58,7 @@ def test_ready_without_database_is_503_without_password():
         "    response = Client(headers={'host': 'localhost'}).get(path)\n"
         "    print(response.status_code, response.content.decode())\n"
     )
+    # pragma: allowlist nextline secret - only for tests
     environment = os.environ | {"DATABASE_URL": "postgres://me:database-password@127.0.0.1:1/none"}
     completed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
@@ -101,6 +102,7 @@ def test_ready_on_read_only_database_is_503(tmp_path):
     assert (status, body["database"]) == (503, "read-only: default_transaction_read_only is on")
     with connection.cursor() as cursor:
         cursor.execute(
+            # pragma: allowlist nextline secret - only for tests
             "CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"
         )
     try:

@@ -73,7 +73,9 @@ def test_trace_state_of_the_caller_is_not_sent_twice():
         (TRACE + "-more", False),
         (TRACE.upper(), False),
         ("ff" + TRACE[2:], False),
+        # pragma: allowlist nextline secret - an example of W3C's
         (TRACE.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32), False),
+        # pragma: allowlist nextline secret - an example of W3C's
         (TRACE.replace("b7ad6b7169203331", "0" * 16), False),
         ("01" + TRACE[2:] + "-" + "x" * 1000, False),
         ("01" + TRACE[2:] + "-x\r\nX-Evil: 1", False),

@@ -227,6 +227,7 @@ def test_body_that_looks_like_a_request_is_sent_as_a_body(caller, add, http_serv
 def test_error_of_a_failed_call_shows_no_secret(caller, raw_instance):
     raw_instance(b"")
     with pytest.raises(CallFailedError) as caught:
+        # pragma: allowlist nextline secret - only for tests
         caller.post("api", "/x?key=s3cret", headers={"Authorization": "Bearer s3cret"}, json={"password": "s3cret"})
     text = f"{caught.value} {caught.value!r} {caught.value.attempts} {caught.value.__cause__!r}"
     assert "closed the connection" in text

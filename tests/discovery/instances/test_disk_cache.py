@@ -25,6 +25,7 @@ def instance(**changes: Any) -> ServiceInstance:
         "address": "10.0.0.1",
         "port": 8000,
         "tags": ("blue", "ü"),
+        # pragma: allowlist nextline secret - only for tests
         "meta": {"scheme": "https", "base_path": "/shop", "secret": "s3cret"},
         "weight": 7,
         "health": Health.PASSING,

@@ -179,6 +179,7 @@ def project(tmp_path: Path) -> dict[str, str]:
         f"DATABASES = {{'default': {{'ENGINE': 'django.db.backends.sqlite3', 'NAME': '{tmp_path / 'db.sqlite3'}'}}}}\n"
         "DEBUG = True\n"
         "ROOT_URLCONF = 'site_urls'\n"
+        # pragma: allowlist nextline secret - only for tests
         "SECRET_KEY = 'only for a test'\n"
         "USE_TZ = True\n"
     )

@@ -16,6 +16,7 @@ from registry_admin.inventory.models.secrets import CHANGED, hidden_change
 
 pytestmark = pytest.mark.django_db
 
+# pragma: allowlist nextline secret - only for tests
 SECRET = "s3cret-value"
 CHANGE_PAGE = "/admin/inventory/service/{}/change/"
 
