@@ -10,7 +10,8 @@ from typing import Any
 from registry_admin.inventory.exchange.errors import DocumentError
 from registry_admin.inventory.exchange.limits import MAX_DEPTH, MAX_VALUES, TOO_DEEP, TOO_MANY_VALUES
 
-_TEXT = re.compile(r'"(?:[^"\\]|\\.)*+"')
+# Whatever follows a quote matches, closed or not: a search that failed there would begin anew at each quote inside.
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[{\]}]")
 
 

@@ -49,3 +49,9 @@ def test_parse_json_repeated_key_at_the_end_of_many_is_found():
 
 def test_parse_json_text_full_of_commas_is_one_value():
     assert parse_json(f'["{"," * (MAX_VALUES + 1)}"]') == ["," * (MAX_VALUES + 1)]
+
+
+def test_parse_json_text_without_an_end_is_looked_at_once():
+    unended = '{"services": ["' + r"\"" * 200_000
+    with pytest.raises(DocumentError, match="it is no JSON"):
+        parse_json(unended)
