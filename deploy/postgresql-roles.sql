@@ -13,5 +13,13 @@ GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO registry_admin_web;
 REVOKE UPDATE, TRUNCATE ON inventory_auditevent, inventory_historicalservice, inventory_historicalinstance
     FROM registry_admin_web;
 
+-- A run is completed once it has ended, and a halt once somebody has confirmed it: triggers refuse the rest.
+REVOKE UPDATE, TRUNCATE ON inventory_syncrun, inventory_evictionhalt, inventory_healthtransition, django_admin_log
+    FROM registry_admin_web;
+GRANT UPDATE (outcome, planned, seconds, message, items, registered, updated, deregistered, evicted, failed)
+    ON inventory_syncrun TO registry_admin_web;
+GRANT UPDATE (ended_at, instances, total, confirmed_at, confirmed_by) ON inventory_evictionhalt TO registry_admin_web;
+GRANT UPDATE (before) ON inventory_healthtransition TO registry_admin_web;
+
 -- Which migrations have run is the owner's word.
 REVOKE INSERT, UPDATE, DELETE ON django_migrations FROM registry_admin_web;

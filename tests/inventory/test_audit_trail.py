@@ -12,17 +12,27 @@ from django.core.management import call_command
 from django.db import InternalError, ProgrammingError, connection, transaction
 from django.utils import timezone
 
+from registry_admin.errors import ConsulUnavailableError
 from registry_admin.inventory.actor import acting_as
 from registry_admin.inventory.audit_trail import RowBudget, record_act, record_refusal
-from registry_admin.inventory.models import AuditEvent, Instance, Service
+from registry_admin.inventory.models import AuditEvent, EvictionHalt, HealthTransition, Instance, Service, SyncRun
 from registry_admin.inventory.sync import runs
+from registry_admin.inventory.sync.halts import confirm_halts
 from registry_admin.inventory.sync.maintenance import probe_checks, set_maintenance
 from registry_admin.inventory.sync.on_commit import set_enabled
+from registry_admin.inventory.sync.runs import RunRecorder
+from registry_admin.reconcile.apply import ItemResult
+from registry_admin.reconcile.plan import Action as PlanAction
+from registry_admin.reconcile.plan import PlanItem, SyncStatus
 from registry_admin.request_context import RequestContext, serving
 from tests.parts import mirrored
 from tests.parts.audit_trail import keep_trail
 
 Action = AuditEvent.Action
+WATCH = SyncRun.Trigger.WATCH
+PLANNED = PlanItem(
+    action=PlanAction.REGISTER, service="api", id="api-1", reason="not in Consul yet", status=SyncStatus.MISSING
+)
 ROLES = Path(__file__).parents[2] / "deploy" / "postgresql-roles.sql"
 
 
@@ -166,6 +176,64 @@ def test_trail_is_changed_by_nobody(trail):
     assert AuditEvent.objects.get().actor != "x"
 
 
+def test_finished_run_is_changed_by_nobody(trail):
+    run = RunRecorder(trigger=SyncRun.Trigger.ACTION, actor="ada")
+    run.begin([PLANNED])
+    assert refused("UPDATE inventory_syncrun SET actor = 'bob'")
+    assert refused("DELETE FROM inventory_syncrun")
+    run.finish([ItemResult(item=PLANNED)])
+    for statement in (
+        "UPDATE inventory_syncrun SET outcome = 'running'", "UPDATE inventory_syncrun SET items = '[]'",
+        "DELETE FROM inventory_syncrun", "TRUNCATE inventory_syncrun",
+    ):  # fmt: skip
+        assert refused(statement), statement
+    row = SyncRun.objects.get()
+    assert (row.actor, row.outcome, row.registered) == ("ada", SyncRun.Outcome.DONE, 1)
+
+
+def test_run_that_others_gave_up_says_how_it_ended(trail):
+    run = RunRecorder(trigger=WATCH, holder="frozen")
+    run.begin([PLANNED])
+    run.progress([])
+    assert runs.abandon_runs("next") == 1
+    run.finish([ItemResult(item=PLANNED)])
+    assert SyncRun.objects.get().outcome == SyncRun.Outcome.DONE
+    run.finish([], error=ConsulUnavailableError("away"))
+    assert SyncRun.objects.get().outcome == SyncRun.Outcome.DONE
+
+
+def test_retention_deletes_runs_of_watchers_early_and_of_people_after_a_month(trail):
+    for days in (2, 31):
+        for trigger in (WATCH, SyncRun.Trigger.ACTION):
+            at = timezone.now() - timedelta(days=days)
+            SyncRun.objects.create(trigger=trigger, outcome="done", started_at=at)
+    assert runs.prune_history(timedelta(hours=1))["runs"] == 3
+    assert SyncRun.objects.get().trigger == SyncRun.Trigger.ACTION
+    assert refused("DELETE FROM inventory_syncrun")
+
+
+def test_repeated_failure_of_a_watcher_still_shares_a_row(trail):
+    for _ in range(2):
+        run = RunRecorder(trigger=WATCH)
+        run.begin([PLANNED])
+        run.finish([ItemResult(item=PLANNED, error="refused")])
+    assert SyncRun.objects.count() == 1
+
+
+def test_confirmed_halt_only_ends(trail):
+    halt = EvictionHalt.objects.create(kind="node", name="n1", instances=[["n1", "api"]])
+    with acting_as("ada", "admin"):
+        assert confirm_halts(EvictionHalt.objects.all()) == 1
+    for statement in (
+        "UPDATE inventory_evictionhalt SET confirmed_by = 'bob'",
+        "UPDATE inventory_evictionhalt SET confirmed_at = NULL", "DELETE FROM inventory_evictionhalt",
+        "TRUNCATE inventory_evictionhalt",
+    ):  # fmt: skip
+        assert refused(statement), statement
+    EvictionHalt.objects.filter(pk=halt.pk).update(ended_at=timezone.now())
+    assert EvictionHalt.objects.get().confirmed_by == "ada"
+
+
 def test_trail_that_is_old_is_deleted_by_retention(trail, settings):
     settings.REGISTRY = {"AUDIT_KEPT": "720h"}
     AuditEvent.objects.create(action=Action.EXPORT, at=timezone.now() - timedelta(days=31))
@@ -180,13 +248,23 @@ def test_role_of_the_site_adds_to_the_trail_and_changes_no_table(trail):
         cursor.execute("SET LOCAL ROLE registry_admin_web")
     record_act(Action.EXPORT, target="by the site")
     Service.objects.filter(name="api").update(owner="us")
-    assert (AuditEvent.objects.count(), Service.objects.get().owner) == (2, "us")
+    run = RunRecorder(trigger=WATCH)
+    run.begin([PLANNED])
+    run.finish([ItemResult(item=PLANNED)])
+    EvictionHalt.objects.create(kind="node", name="n1")
+    assert confirm_halts(EvictionHalt.objects.all()) == 1
+    HealthTransition.objects.create(consul_id="api")
+    HealthTransition.objects.update(before="unknown")
+    assert (AuditEvent.objects.count(), Service.objects.get().owner) == (3, "us")
     for statement in (
         "ALTER TABLE inventory_auditevent DISABLE TRIGGER ALL", "DROP TRIGGER keep_trail ON inventory_auditevent",
         "SET session_replication_role = replica", "TRUNCATE inventory_auditevent",
         "CREATE OR REPLACE FUNCTION inventory_keep_trail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
         "UPDATE inventory_auditevent SET actor = 'x'", "DELETE FROM inventory_auditevent",
         "DELETE FROM inventory_historicalservice", "DELETE FROM django_migrations",
+        "UPDATE inventory_syncrun SET actor = 'x'", "UPDATE inventory_syncrun SET outcome = 'failed'",
+        "UPDATE inventory_evictionhalt SET name = 'x'", "UPDATE inventory_evictionhalt SET confirmed_by = 'x'",
+        "UPDATE inventory_healthtransition SET after = 'passing'", "UPDATE django_admin_log SET object_id = '1'",
     ):  # fmt: skip
         with pytest.raises(ProgrammingError) as refusal, transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(statement)

@@ -7,16 +7,19 @@ from importlib import import_module
 from django.apps import apps
 from django.db import connection
 
-_migration = import_module("registry_admin.inventory.migrations.0016_audit_trail")
+_added = import_module("registry_admin.inventory.migrations.0016_audit_trail")
+_completed = import_module("registry_admin.inventory.migrations.0018_kept_runs")
 
 
 def keep_trail() -> None:
     """Creates the triggers, as the migration does."""
     with connection.schema_editor() as editor:
-        _migration.keep_trail(apps, editor)
+        _added.keep_trail(apps, editor)
+        _completed.keep_runs(apps, editor)
 
 
 def release_trail() -> None:
     """Drops the triggers: to empty the tables between tests is what they refuse."""
     with connection.schema_editor() as editor:
-        _migration.release_trail(apps, editor)
+        _completed.release_runs(apps, editor)
+        _added.release_trail(apps, editor)

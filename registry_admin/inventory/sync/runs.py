@@ -12,7 +12,6 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from registry_admin.errors import DatabaseUnavailableError, RegistryError, UnsafePlanError
-from registry_admin.inventory.bulk_update import update_rows
 from registry_admin.inventory.conf import conf
 from registry_admin.inventory.models import AuditEvent, ConsulContact, HealthTransition, ObservationGap, SyncRun
 from registry_admin.inventory.sanitize import sanitized
@@ -22,6 +21,7 @@ from registry_admin.reconcile.apply import ItemResult
 from registry_admin.reconcile.plan import Action, PlanItem
 
 PROGRESS_EVERY_S = 1.0
+TRAIL_KEPT = timedelta(days=30)  # PostgreSQL refuses to delete what is younger (migrations 0016 and 0018)
 GIVEN_UP_AFTER = timedelta(hours=1)  # for runs that aren't a watcher's: no process takes those over
 PRUNE_BATCH = 5000
 _COUNTED = {
@@ -30,6 +30,9 @@ _COUNTED = {
     "deregistered": Action.DEREGISTER,
     "evicted": Action.EVICT,
 }
+# What may still change after a run has begun, and while: PostgreSQL refuses the rest (migration 0018).
+_RESULT_FIELDS = ("outcome", "planned", "seconds", "message", "items", "failed", *_COUNTED)
+_UNFINISHED = (SyncRun.Outcome.RUNNING, SyncRun.Outcome.INTERRUPTED, SyncRun.Outcome.ABANDONED)
 
 
 class RunRecorder:
@@ -101,8 +104,15 @@ class RunRecorder:
         row.outcome = _outcome(results, error)
         row.planned = row.planned or len(results)
         row.seconds = time.monotonic() - self._started
-        row.save()
+        self._save_result()
         return row
+
+    def _save_result(self) -> None:
+        """Completes the row, or inserts it: a commit that failed leaves a key without a row. Never changes a result."""
+        kept = SyncRun.objects.filter(pk=self._row.pk)
+        values = {name: getattr(self._row, name) for name in _RESULT_FIELDS}
+        if not kept.filter(outcome__in=_UNFINISHED).update(**values) and not kept.exists():
+            self._row.save(force_insert=True)
 
 
 def abandon_runs(holder: str) -> int:
@@ -112,16 +122,23 @@ def abandon_runs(holder: str) -> int:
     """
     expired = Q(trigger=SyncRun.Trigger.WATCH) | Q(started_at__lt=timezone.now() - GIVEN_UP_AFTER)
     unfinished = SyncRun.objects.filter(expired, outcome=SyncRun.Outcome.RUNNING).exclude(holder=holder).defer("items")
-    rows = [
-        (run.pk, SyncRun.Outcome.ABANDONED, f"Its process ended in the middle: {_how_far(run)} are known to be done.")
+    return sum(
+        SyncRun.objects.filter(pk=run.pk, outcome=SyncRun.Outcome.RUNNING).update(
+            outcome=SyncRun.Outcome.ABANDONED,
+            message=f"Its process ended in the middle: {_how_far(run)} are known to be done.",
+        )
         for run in unfinished
-    ]
-    update_rows(SyncRun, rows, ["outcome", "message"])
-    return len(rows)
+    )
+
+
+def _old_runs(before: datetime) -> QuerySet[SyncRun]:
+    """Returns runs to delete: a person's run is part of the audit trail, and as old as that at least."""
+    of_the_trail = Q(started_at__lt=timezone.now() - TRAIL_KEPT)
+    return SyncRun.objects.filter(Q(trigger=SyncRun.Trigger.WATCH) | of_the_trail, started_at__lt=before)
 
 
 _HISTORY: dict[str, Callable[[datetime], QuerySet[Any]]] = {
-    "runs": lambda before: SyncRun.objects.filter(started_at__lt=before),
+    "runs": _old_runs,
     "transitions": lambda before: HealthTransition.objects.filter(at__lt=before),
     "audit_events": lambda _before: AuditEvent.objects.filter(
         at__lt=timezone.now() - timedelta(seconds=conf.audit_retention_s)
@@ -158,7 +175,7 @@ def _delete(rows: QuerySet[Any]) -> int:
 
 def _is_worth_a_row(row: SyncRun, results: Sequence[ItemResult], error: RegistryError | None) -> bool:
     if not results and error is None:
-        return False
+        return row.pk is not None and row.trigger != SyncRun.Trigger.WATCH
     is_a_watcher_s_failure = row.trigger == SyncRun.Trigger.WATCH and not any(result.ok for result in results)
     return not (is_a_watcher_s_failure and _is_known_failure(row))
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
+from django.db.models import Q, QuerySet
+
 from registry_admin.inventory import selectors
 from registry_admin.inventory.conf import conf
 from registry_admin.inventory.models import EvictionHalt
 from registry_admin.inventory.sync.counters import CounterName, add_to_counters
+from registry_admin.inventory.sync.runs import TRAIL_KEPT
 from registry_admin.reconcile.eviction import EvictionDecision, EvictionState, WatchedInstance
 from registry_admin.reconcile.outage import Group, GroupKind, Halt, Place
 
@@ -51,7 +54,7 @@ class HaltJournal:
                 fields = {"kind": str(group.kind), "name": group.name, "instances": down, "total": total}
                 EvictionHalt.objects.create(began_at=now, **fields)
                 add_to_counters({(CounterName.HALTS, str(group.kind)): 1})
-                EvictionHalt.objects.filter(ended_at__lt=now - timedelta(seconds=conf.history_retention_s)).delete()
+                _old_halts(now).delete()
             elif row is not None and row.confirmed_at is None and (row.instances, row.total) != (down, total):
                 # Only while nobody has confirmed it: what was confirmed are the instances of that moment.
                 EvictionHalt.objects.filter(pk=row.pk, confirmed_at=None).update(instances=down, total=total)
@@ -81,6 +84,14 @@ def ended_halts(rows: Iterable[EvictionHalt]) -> dict[Group, datetime]:
         if row.ended_at is not None:
             ended[_group(row)] = max(row.ended_at, ended.get(_group(row), row.ended_at))
     return ended
+
+
+def _old_halts(now: datetime) -> QuerySet[EvictionHalt]:
+    """Returns halts to delete: one that a person has confirmed is part of the audit trail."""
+    of_the_trail = Q(confirmed_at__gte=now - TRAIL_KEPT)
+    return EvictionHalt.objects.exclude(of_the_trail).filter(
+        ended_at__lt=now - timedelta(seconds=conf.history_retention_s)
+    )
 
 
 def _group(row: EvictionHalt) -> Group:

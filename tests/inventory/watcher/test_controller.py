@@ -21,7 +21,7 @@ def test_leader_deletes_history_older_than_the_setting(lead, declare, settings):
     settings.REGISTRY = {"HISTORY_KEPT": "2h", "SYNC_ON_SAVE": "0"}
     old, recent = timezone.now() - timedelta(hours=3), timezone.now() - timedelta(hours=1)
     for at in (old, recent):
-        SyncRun.objects.create(trigger="command", outcome="done", started_at=at)
+        SyncRun.objects.create(trigger="watch", outcome="done", started_at=at)
         HealthTransition.objects.create(at=at, consul_id="x", service_name="x", after="passing")
     lead()
     wait_until(lambda: not SyncRun.objects.filter(started_at__lte=old).exists(), 20, "old runs to be gone")
