@@ -190,6 +190,7 @@ class CheckType(ABC):
         yield from ()
 
 
+FOLLOWING_METHODS = ("GET", "HEAD")  # a redirect could turn another one against another API
 _NO_REDIRECTS = {"DisableRedirects": True}
 
 
@@ -209,7 +210,7 @@ class HttpCheck(CheckType):
     @staticmethod
     def _follows_redirects(check: CheckSpec) -> bool:
         """Returns whether a redirect is followed: never with a method that a target could turn against another."""
-        return not check.disable_redirects and check.method in ("GET", "HEAD")
+        return not check.disable_redirects and check.method in FOLLOWING_METHODS
 
     def probe(self, check: CheckSpec, target: str) -> Probe:
         body = check.body.encode()

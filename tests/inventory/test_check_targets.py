@@ -6,10 +6,12 @@ import json
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.core.management import call_command
 from django.test import override_settings
 
 from registry_admin.consul import ConsulConfig
 from registry_admin.inventory.models import HealthTransition, Instance, ObservedInstance, Service
+from registry_admin.inventory.system_checks import check_redirects
 from tests.parts import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -87,3 +89,41 @@ def test_form_of_a_new_service_suggests_no_redirects(operator):
     declared = Service.objects.create(name="api")
     form = operator.get(f"/admin/inventory/service/{declared.pk}/change/").context["adminform"].form
     assert form["check_disable_redirects"].value() is False
+
+
+def test_checks_that_follow_redirects_are_named_at_each_migration(capsys):
+    Service.objects.create(name="old")
+    Service.objects.create(name="safe", check_disable_redirects=True)
+    Service.objects.create(name="posts", check_method="POST")
+    Service.objects.create(name="connects", check_kind="tcp")
+    (warning,) = check_redirects(databases=["default"])
+    assert warning.msg == "HTTP checks of 1 services follow redirects: old."
+    call_command("migrate", plan=True, skip_checks=False)
+    assert "registry.W002" in capsys.readouterr().err
+    assert check_redirects() == []
+    Service.objects.update(check_disable_redirects=True)
+    assert check_redirects(databases=["default"]) == []
+
+
+def test_services_are_filtered_by_whether_their_checks_follow_redirects(operator):
+    Service.objects.create(name="old-one")
+    Service.objects.create(name="safe-one", check_disable_redirects=True)
+    page = operator.get("/admin/inventory/service/?check_disable_redirects__exact=0").content.decode()
+    assert ("old-one" in page, "safe-one" in page) == (True, False)
+
+
+def test_agent_follows_no_redirect_where_it_can_be_told_so(consul_agent, consul, http_service, sync):
+    inner, outer = http_service(body=SECRET.encode()), http_service(status=302)
+    outer.headers = {"Location": f"{inner.url}/v1/kv/"}
+    fields = {"check_kind": "http", "check_interval": "1s", "check_disable_redirects": True}
+    service = Service.objects.create(name="api", **fields)
+    Instance.objects.create(service=service, address="127.0.0.1", port=outer.port)
+    sync()
+    wait_until(lambda: outer.requests, 30, "the agent to run the check")
+    if consul.agent_version() < (1, 11, 5):  # it isn't told, and follows
+        wait_until(lambda: inner.requests, 30, "the agent to follow")
+        return
+    (instance_id,) = Instance.objects.values_list("consul_id", flat=True)
+    wait_until(lambda: "302" in consul.agent_instances()[instance_id].output, 30, "the redirect to be the result")
+    assert inner.requests == []
+    assert sync().ok

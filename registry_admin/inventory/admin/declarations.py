@@ -60,7 +60,7 @@ class ServiceAdmin(RegistryAdmin):
     form = ServiceForm
     inlines = [InstanceInline]
     list_display = ["name", "sync_status", "health", "instance_count", "owner", "enabled", "updated_at", "page"]
-    list_filter = ["sync_status", "health", "enabled", "check_kind", ("owner", ValuesFilter)]
+    list_filter = ["sync_status", "health", "enabled", "check_kind", "check_disable_redirects", ("owner", ValuesFilter)]
     search_fields = ["name", "description", "owner", "instances__address", "instances__consul_id"]
     search_help_text = "Name, description, owner, address or service ID"
     actions = ["delete_selected", "sync_now", "enable", "disable", "release", "export"]
