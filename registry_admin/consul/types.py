@@ -216,7 +216,7 @@ class ServiceInstance:
         critical = [check for check in self.checks if check.status == "critical"]
         return all(check.id.startswith(check_id_prefix(self.id)) and not check.output for check in critical)
 
-    @property
+    @cached_property
     def known_health(self) -> Health:
         """Health, or Unknown while the instance is starting."""
         return Health.UNKNOWN if self.is_starting else self.health

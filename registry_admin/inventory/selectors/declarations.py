@@ -32,6 +32,7 @@ _SERVICE = tuple(field for field in declared_fields(Service) if field.is_registe
 _INSTANCE = tuple(field for field in declared_fields(Instance) if field.is_registered)
 _DECLARED = (*((Instance, field) for field in _INSTANCE), *((Service, field) for field in _SERVICE))
 _INDEX = {(model, field.name): index for index, (model, field) in enumerate(_DECLARED)}
+_ID, _NAME = _INDEX[Instance, "consul_id"], _INDEX[Service, "name"]
 
 
 class DeclaredRow(NamedTuple):
@@ -65,10 +66,14 @@ class DeclaredRow(NamedTuple):
         """Returns the row of a query for `_COLUMNS`."""
         return cls(values[: len(_DECLARED)], *values[len(_DECLARED) :])
 
+    def has_values(self, values: tuple[Any, ...]) -> bool:
+        """Returns whether a query for `_COLUMNS` would give this row."""
+        return self.declaration == values[: len(_DECLARED)] and self[1:] == values[len(_DECLARED) :]
+
     @property
     def consul_id(self) -> str:
         """The service ID."""
-        return str(self.declaration[_INDEX[Instance, "consul_id"]])
+        return str(self.declaration[_ID])
 
     @property
     def claim(self) -> Place | None:
@@ -78,7 +83,7 @@ class DeclaredRow(NamedTuple):
     @property
     def service_name(self) -> str:
         """The name of the service."""
-        return str(self.declaration[_INDEX[Service, "name"]])
+        return str(self.declaration[_NAME])
 
     @property
     def deregister_after(self) -> str:
@@ -166,9 +171,9 @@ class Inventory:
 
 
 class _Parsed(NamedTuple):
-    """A parsed row, to be reused while the row doesn't change."""
+    """A row and what was made of it, to be reused while it doesn't change."""
 
-    declaration: tuple[Any, ...]
+    row: DeclaredRow
     memory: tuple[Any, ...]
     spec: ServiceSpec | str  # a text is the reason why the row is invalid
     declared: Declared | None
@@ -197,8 +202,7 @@ def read_inventory(
     only where that tells whether maintenance mode was ended or lost.
     """
     global _parsed  # noqa: PLW0603
-    values = Instance.objects.order_by().values_list(*_COLUMNS)
-    rows = {row.consul_id: row for row in map(DeclaredRow.of, values)}
+    rows = {row.consul_id: row for row in map(_row_of, Instance.objects.order_by().values_list(*_COLUMNS))}
     absent = _absent_ids(rows, snapshot, owner)
     left, removed_by_consul = _explain_absence(absent, rows, snapshot, owner) if absent else ({}, {})
     keeper = MaintenanceKeeper(snapshot.local, agent_lost_state=agent_lost_state, created_indexes=created_indexes)
@@ -235,6 +239,12 @@ def read_inventory(
         released=frozenset(key for key, row in rows.items() if row.released),
         maintenance=maintenance,
     )
+
+
+def _row_of(values: tuple[Any, ...]) -> DeclaredRow:
+    """Returns the row of these values: the same object as at the last read if nothing has changed."""
+    known = _parsed.get(values[_ID])
+    return known.row if known is not None and known.row.has_values(values) else DeclaredRow.of(values)
 
 
 def _kept_maintenance(row: DeclaredRow, keeper: MaintenanceKeeper, snapshot: Snapshot, owner: Owner) -> KeptMaintenance:
@@ -287,11 +297,10 @@ def _parse(
     returns: bool,
     passes: bool,
 ) -> _Parsed:
-    declaration = row.declaration
-    memory = (row.claim, departed, departed_node, row.applied_digest, evicted, returns, passes, row.replaces, kept)
-    if last is not None and last.declaration == declaration:
-        if last.memory == memory:
-            return last
+    memory = (departed, departed_node, evicted, returns, passes, kept)
+    if last is not None and last.row is row and last.memory == memory:
+        return last
+    if last is not None and last.row.declaration == row.declaration:
         spec = last.spec
     else:
         try:
@@ -299,7 +308,7 @@ def _parse(
         except (InvalidValueError, TypeError, ValueError) as error:
             spec = str(error)
     if isinstance(spec, str):
-        return _Parsed(declaration, memory, spec, None)
+        return _Parsed(row, memory, spec, None)
     declared = Declared(
         spec=spec,
         enabled=row.is_enabled,
@@ -314,7 +323,7 @@ def _parse(
         maintenance=kept.reason,
         lost_maintenance=kept.is_lost,
     )
-    return _Parsed(declaration, memory, spec, declared)
+    return _Parsed(row, memory, spec, declared)
 
 
 def _explain_absence(

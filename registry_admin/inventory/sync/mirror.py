@@ -142,8 +142,15 @@ class _MirrorRow(NamedTuple):
     health: str
     status_values: tuple[bool | str, ...]  # the columns of STATUS_COLUMNS
 
+    @classmethod
+    def of(cls, values: tuple[Any, ...]) -> _MirrorRow:
+        """Returns the row of a query for `_MIRROR_COLUMNS` and `STATUS_COLUMNS`."""
+        return cls._make((*values[: len(_MIRROR_COLUMNS)], values[len(_MIRROR_COLUMNS) :]))
+
 
 _MIRROR_COLUMNS = ("pk", "datacenter", "node", "consul_id", "service_name", "fingerprint", "health")
+_PLACE = slice(1, 4)  # of a row's values: equal to its `Place`
+_CHANGING = slice(_MIRROR_COLUMNS.index("fingerprint"), None)
 
 
 class _MirrorUpdate:
@@ -174,17 +181,20 @@ class _MirrorUpdate:
         Returns the changes of health, and whether anything was written.
         """
         rows = ObservedInstance.objects.order_by().values_list(*_MIRROR_COLUMNS, *STATUS_COLUMNS)
-        mirrored = {
-            Place(*row[1:4]): _MirrorRow._make((*row[: len(_MIRROR_COLUMNS)], row[len(_MIRROR_COLUMNS) :]))
-            for row in rows
-        }
-        for fields in self._observed.values():
-            self._compare(fields, mirrored.pop(fields.place, None))
-        for row in mirrored.values():
+        stored = {row[_PLACE]: row for row in rows}
+        for place, fields in self._observed.items():
+            values = stored.pop(place, None)
+            status_values = self._status_values(fields, note=values[-1] if values is not None else "")
+            if values is None:
+                self._compare(fields, status_values, None)
+            elif values[_CHANGING] != (fields.fingerprint, fields.health, *status_values) or place in self._evicted:
+                self._compare(fields, status_values, _MirrorRow.of(values))
+        mirrored = [_MirrorRow.of(values) for values in stored.values()]
+        for row in mirrored:
             eviction_reason = self._evicted.get(Place(row.datacenter, row.node, row.consul_id), "")
             self._add_removal(row, after=HealthTransition.EVICTED if eviction_reason else "", output=eviction_reason)
             self._note_change((row.node, row.consul_id), row.status_values)
-        _delete([row.pk for row in mirrored.values()])
+        _delete([row.pk for row in mirrored])
         ObservedInstance.objects.bulk_create(self._new, batch_size=BATCH, ignore_conflicts=True)
         for columns, changed in sorted(self._changed.items()):
             update_rows(ObservedInstance, changed, columns)
@@ -192,8 +202,7 @@ class _MirrorUpdate:
         foreign_history.trim(self._changed_foreign)
         return transitions, bool(mirrored or self._new or self._changed or transitions)
 
-    def _compare(self, fields: ObservedFields, row: _MirrorRow | None) -> None:
-        status_values = self._status_values(fields, row)
+    def _compare(self, fields: ObservedFields, status_values: tuple[bool | str, ...], row: _MirrorRow | None) -> None:
         eviction_reason = self._evicted.get(fields.place) if row is not None else None
         if row is not None and eviction_reason is not None:  # evicted, and registered again before this snapshot
             self._add_removal(row, after=HealthTransition.EVICTED, output=eviction_reason)
@@ -220,16 +229,15 @@ class _MirrorUpdate:
         if not is_owned and not is_declared:
             self._changed_foreign.add(key)
 
-    def _status_values(self, fields: ObservedFields, row: _MirrorRow | None) -> tuple[bool | str, ...]:
-        """Values of `STATUS_COLUMNS`: those that come from the plan, not from Consul."""
+    def _status_values(self, fields: ObservedFields, *, note: str) -> tuple[bool | str, ...]:
+        """Values of `STATUS_COLUMNS`: those that come from the plan, not from Consul. `note`: the present one."""
         place = fields.instance.place
-        item = self._items.get(place)
-        reason = truncated(item.reason, _MAX_TEXT) if item else ""
-        note: bool | str = row.status_values[-1] if row is not None else ""
         if self._notes is not None:
             note = truncated(self._notes.get((place.node, place.id), ""), _MAX_TEXT)
         status = str(self._plan.observed.get(place, SyncStatus.UNKNOWN))
         is_owned, is_declared = self._plan.owns(fields.instance), place in self._declared
+        item = self._items.get(place)
+        reason = truncated(item.reason, _MAX_TEXT) if item else ""
         return is_owned, is_declared, status, reason, *statuses.cause_and_action(item), note
 
     def _change(self, row: _MirrorRow, columns: Mapping[str, Any], status_values: tuple[bool | str, ...]) -> None:

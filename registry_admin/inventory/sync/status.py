@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from operator import attrgetter
 from typing import Any
 
 from django.db import connection
@@ -25,6 +26,11 @@ _MAX_REASON = 500
 
 
 StatusValues = tuple[Any, ...]  # a value for each of _STATUS_FIELDS
+_status_of = attrgetter(
+    "sync_status", "sync_reason", "sync_cause", "sync_action", "differences", "departed", "departed_node",
+    "evicted_at", "evicted_reason",
+)  # fmt: skip
+_SETTLED = (str(SyncStatus.SYNCED), "", "", "", "[]", False, "", None, "")
 
 
 def record(inventory: Inventory, snapshot: Snapshot, plan: Plan, *, evictions: Mapping[str, str]) -> bool:
@@ -34,9 +40,17 @@ def record(inventory: Inventory, snapshot: Snapshot, plan: Plan, *, evictions: M
     whether anything was written.
     """
     calculator = _StatusCalculator(inventory, plan, evictions=evictions)
-    calculated = [(row, calculator.values_for(row)) for row in inventory.rows.values()]
-    changed = [(row, values) for row, values in calculated if values != _stored_values(row)]
-    services = _changed_services(((row.service_pk, str(values[0])) for row, values in calculated), snapshot)
+    states = {row.service_pk: set[str]() for row in inventory.rows.values()}
+    changed = []
+    for row in inventory.rows.values():
+        if calculator.is_settled(row):
+            states[row.service_pk].add(row.sync_status)
+        else:
+            values = calculator.values_for(row)
+            states[row.service_pk].add(str(values[0]))
+            if values != _stored_values(row):
+                changed.append((row, values))
+    services = _changed_services(states, snapshot)
     _lock_services({row.service_pk for row, _ in changed} | {pk for pk, *_ in services})
     update_rows(Service, services, ["sync_status", "health"])
     update_rows(Instance, [(row.pk, *values) for row, values in changed], _STATUS_FIELDS)
@@ -76,6 +90,28 @@ class _StatusCalculator:
             declared.spec.id: declared.departed_node for declared in inventory.declared if declared.departed
         }
         self._now = timezone.now()
+
+    def is_settled(self, row: DeclaredRow) -> bool:
+        """Returns whether the row says already, as most do, that its instance is registered as declared.
+
+        `values_for` would give what the row has.
+        """
+        key = row.consul_id
+        instance, spec = self._present.get(key), self._inventory.specs.get(key)
+        return (
+            _status_of(row) == _SETTLED
+            and instance is not None
+            and spec is not None
+            and key not in self._items
+            and key not in self._evictions
+            and row.is_enabled
+            and self._plan.statuses.get(key) == SyncStatus.SYNCED
+            and self._plan.owns(instance)
+            and (row.claimed_datacenter, row.claimed_node) == (instance.datacenter, instance.node)
+            and row.applied_digest == spec.digest
+            and key not in self._departed
+            and key not in self._inventory.invalid
+        )
 
     def values_for(self, row: DeclaredRow) -> StatusValues:
         """Returns the new values of the row's status columns."""
@@ -149,11 +185,11 @@ def _stored_values(row: DeclaredRow) -> StatusValues:
     )
 
 
-def _changed_services(statuses: Iterable[tuple[int, str]], snapshot: Snapshot) -> list[tuple[int, str, str]]:
-    """Returns key, sync status and health of every service where one of the two has changed."""
-    by_service: dict[int, set[str]] = {}
-    for service_pk, status in statuses:
-        by_service.setdefault(service_pk, set()).add(status)
+def _changed_services(by_service: Mapping[int, set[str]], snapshot: Snapshot) -> list[tuple[int, str, str]]:
+    """Returns key, sync status and health of every service where one of the two has changed.
+
+    `by_service`: the sync statuses of its instances, by the service's key.
+    """
     healths: dict[str, set[Health]] = {}
     for instance in (*snapshot.local.values(), *snapshot.remote):
         healths.setdefault(instance.service.lower(), set()).add(instance.known_health)
