@@ -1,4 +1,7 @@
-"""Columns of the mirror for an instance, and a fingerprint that changes with any of them."""
+"""Columns of the mirror for an instance, and fingerprints that change with any of them.
+
+What changes most is what checks say: the columns of the registration have a fingerprint of their own.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,29 @@ from registry_admin.inventory.conf import conf
 from registry_admin.inventory.sanitize import sanitized, truncated
 
 MAX_OUTPUT = 4096  # Consul's own limit for a check's output
-_LAYOUT = 3  # version of the columns: a new number rewrites every row
+_LAYOUT = 4  # version of the columns: a new number rewrites every row
 _HTTP_OUTPUT = re.compile(r"(HTTP [A-Z]+ \S+: [0-9]{3}[^\n]*?) Output: ")
 _MOST, _LEAST = 2**31 - 1, -(2**31)
 
 
 class ObservedFields(NamedTuple):
-    """Instance with its place in the mirror, as the columns can hold it, and its fingerprint."""
+    """Instance with its place in the mirror, as the columns can hold it, and its fingerprints."""
 
     instance: ServiceInstance
     place: Place
     health: str
     outputs: tuple[str, ...]  # of its checks
-    fingerprint: str
+    registration: str  # the fingerprint of `registration_columns`
+    checks: str  # the fingerprint of `check_columns`
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of all columns that come from Consul."""
+        return self.registration + self.checks
+
+    def has_registration(self, fingerprint: str) -> bool:
+        """Returns whether the columns with this fingerprint have the same registration."""
+        return fingerprint.startswith(self.registration)
 
     @property
     def output(self) -> str:
@@ -32,17 +45,10 @@ class ObservedFields(NamedTuple):
         is_passing = all(check.status == "passing" for check in self.instance.checks)
         return "\n".join(filter(None, self.outputs)) if is_passing else self.instance.output
 
-    def columns(self) -> dict[str, Any]:
-        """Returns the values of the mirror's columns that come from Consul."""
+    def registration_columns(self) -> dict[str, Any]:
+        """Returns the values of the columns for what is registered."""
         instance = self.instance
-        checks = [
-            {"id": check.id, "name": check.name, "status": check.status, "output": output[:MAX_OUTPUT]}
-            for check, output in sorted(zip(instance.checks, self.outputs, strict=True), key=lambda pair: pair[0].id)
-        ]
         return {
-            "datacenter": self.place.datacenter,
-            "node": self.place.node,
-            "consul_id": self.place.id,
             "service_name": truncated(instance.service),
             "address": truncated(instance.address),
             "port": max(_LEAST, min(instance.port, _MOST)),
@@ -51,9 +57,27 @@ class ObservedFields(NamedTuple):
             "weight": max(_LEAST, min(instance.weight, _MOST)),
             "owner": truncated(instance.owner),
             "registered_itself": instance.registered_itself,
+        }
+
+    def check_columns(self) -> dict[str, Any]:
+        """Returns the values of the columns for what the checks say, with the fingerprint."""
+        checks = [
+            {"id": check.id, "name": check.name, "status": check.status, "output": output[:MAX_OUTPUT]}
+            for check, output in sorted(
+                zip(self.instance.checks, self.outputs, strict=True), key=lambda pair: pair[0].id
+            )
+        ]
+        return {"checks": sanitized(checks), "fingerprint": self.fingerprint}
+
+    def columns(self) -> dict[str, Any]:
+        """Returns the values of all columns that come from Consul."""
+        return {
+            "datacenter": self.place.datacenter,
+            "node": self.place.node,
+            "consul_id": self.place.id,
             "health": self.health,
-            "checks": sanitized(checks),
-            "fingerprint": self.fingerprint,
+            **self.registration_columns(),
+            **self.check_columns(),
         }
 
 
@@ -75,7 +99,10 @@ def observed_fields(instances: Iterable[ServiceInstance]) -> list[ObservedFields
 def _fields_of(instance: ServiceInstance) -> ObservedFields:
     place = Place(truncated(instance.datacenter, 128), truncated(instance.node), truncated(instance.id))
     outputs = tuple(map(_output, instance.checks))
-    return ObservedFields(instance, place, str(instance.known_health), outputs, _fingerprint(instance, outputs))
+    health = str(instance.known_health)
+    return ObservedFields(
+        instance, place, health, outputs, _registration_fingerprint(instance), _checks_fingerprint(instance, outputs)
+    )
 
 
 def _output(check: CheckResult) -> str:
@@ -88,9 +115,8 @@ def _output(check: CheckResult) -> str:
     return body[1] if body else output
 
 
-def _fingerprint(instance: ServiceInstance, outputs: tuple[str, ...]) -> str:
-    """Returns a digest that is equal in every process; Python's own `hash` is not."""
-    parts = (
+def _registration_fingerprint(instance: ServiceInstance) -> str:
+    return _digest(
         _LAYOUT,
         instance.service,
         instance.address,
@@ -98,8 +124,14 @@ def _fingerprint(instance: ServiceInstance, outputs: tuple[str, ...]) -> str:
         instance.tags,
         sorted(instance.meta.items()),
         instance.weight,
-        sorted(
-            (check.id, check.name, check.status, output) for check, output in zip(instance.checks, outputs, strict=True)
-        ),
     )
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _checks_fingerprint(instance: ServiceInstance, outputs: tuple[str, ...]) -> str:
+    checks = zip(instance.checks, outputs, strict=True)
+    return _digest(_LAYOUT, sorted((check.id, check.name, check.status, output) for check, output in checks))
+
+
+def _digest(*parts: object) -> str:
+    """Returns a digest that is equal in every process; Python's own `hash` is not."""
+    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -217,12 +217,18 @@ class _MirrorUpdate:
                 "health_since": self._now,
             }
             self._new.append(ObservedInstance(first_seen=self._now, **fresh))
-        elif before != fields.health:
-            self._change(row, fields.columns() | {"health_since": self._now}, status_values)
-        elif row.fingerprint != fields.fingerprint:
-            self._change(row, fields.columns(), status_values)
-        elif row.status_values != status_values:
-            self._change(row, {}, status_values)
+            return
+        columns: dict[str, Any] = {}
+        if before != fields.health:
+            columns |= {"health": fields.health, "health_since": self._now}
+        if not fields.has_registration(row.fingerprint):
+            columns |= fields.registration_columns()
+        if row.fingerprint != fields.fingerprint:
+            columns |= fields.check_columns()
+        if row.status_values != status_values:
+            columns |= zip(STATUS_COLUMNS, status_values, strict=True)
+        if columns:
+            self._changed.setdefault(tuple(columns), []).append((row.pk, *columns.values()))
 
     def _note_change(self, key: InstanceKey, status_values: tuple[bool | str, ...]) -> None:
         is_owned, is_declared, *_ = status_values
@@ -239,10 +245,6 @@ class _MirrorUpdate:
         item = self._items.get(place)
         reason = truncated(item.reason, _MAX_TEXT) if item else ""
         return is_owned, is_declared, status, reason, *statuses.cause_and_action(item), note
-
-    def _change(self, row: _MirrorRow, columns: Mapping[str, Any], status_values: tuple[bool | str, ...]) -> None:
-        fresh = {**columns, **dict(zip(STATUS_COLUMNS, status_values, strict=True))}
-        self._changed.setdefault(tuple(fresh), []).append((row.pk, *fresh.values()))
 
     def _add_health_change(self, fields: ObservedFields, *, before: str) -> None:
         self._transitions.append(

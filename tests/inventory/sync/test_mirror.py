@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from registry_admin.consul import Place
@@ -189,6 +190,50 @@ def test_changed_snapshot_writes_only_the_changed_row(record, count_queries):
         assert [name for key, name in keys.items() if f"{{{key}}}" in written] == ["b"]
     else:
         assert written.startswith("1 times: ")
+
+
+def test_changed_output_alone_writes_only_the_checks(record):
+    record(observed(meta={"a": "1"}))
+    with CaptureQueriesContext(connection) as queries:
+        record(observed(meta={"a": "1"}, output="other"))
+    (update,) = (query["sql"] for query in queries if 'UPDATE "inventory_observedinstance"' in query["sql"])
+    assert '"checks"' in update
+    assert '"meta"' not in update
+    assert ObservedInstance.objects.get().meta == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"sync_status": "missing"}, {"sync_reason": "x"}, {"sync_cause": "edited"}, {"sync_action": "update"},
+        {"differences": [{"field": "port"}]}, {"departed": True}, {"departed_node": "two"},
+        {"claimed_datacenter": "dc2"}, {"claimed_node": "two"}, {"applied_digest": "x"},
+        {"evicted_at": timezone.now()}, {"evicted_reason": "x"},
+    ],
+    ids=lambda value: next(iter(value)),
+)  # fmt: skip
+def test_status_column_that_is_wrong_is_put_right(record, declare, value):
+    declare("api", 8001)
+    (name,) = value
+    record(registered(Instance.objects.get()))
+    right = getattr(Instance.objects.get(), name)
+    Instance.objects.update(**value)
+    record(registered(Instance.objects.get()))
+    assert value[name] != right == getattr(Instance.objects.get(), name)
+
+
+@pytest.mark.parametrize("field", ["enabled", "service__enabled"])
+def test_status_of_disabled_instance_is_not_synced(record, declare, field):
+    declare("api", 8001)
+    instance = registered(Instance.objects.get())
+    record(instance)
+    assert Instance.objects.get().sync_status == "synced"
+    if field == "enabled":
+        Instance.objects.update(enabled=False)
+    else:
+        Service.objects.update(enabled=False)
+    record(instance)
+    assert Instance.objects.get().sync_status == "disabled"
 
 
 def test_query_count_is_independent_of_row_count(record, count_queries):
