@@ -42,16 +42,19 @@ def update_rows(model: type[Model], rows: Iterable[Sequence[Any]], fields: Seque
 
 
 def _by_arrays(table: str, columns: Sequence[Field[Any, Any]], rows: Sequence[Sequence[Any]]) -> None:
-    """Updates the rows in one statement, with all values of a column as one array."""
+    """Updates the rows in one statement, with all values of a column as one array, or as one document of JSON.
+
+    An array of JSON texts would be quoted element by element, which takes longer than all the rest.
+    """
     arrays = [
-        [json.dumps(value) for value in values] if isinstance(column, JSONField) else list(values)
+        json.dumps(values) if isinstance(column, JSONField) else list(values)
         for column, values in zip(columns, zip(*rows, strict=True), strict=True)
     ]
     key, *value_columns = names = _names(columns)
     sets = ", ".join(f"{name} = fresh.{name}" for name in value_columns)
-    values = ", ".join(f"%s::{_type(column)}[]" for column in columns)
+    values = ", ".join(map(_rows_of, columns))
     statement = (  # made of the names of our own models
-        f"UPDATE {table} SET {sets} FROM unnest({values}) AS fresh({', '.join(names)}) "  # noqa: S608
+        f"UPDATE {table} SET {sets} FROM ROWS FROM ({values}) AS fresh({', '.join(names)}) "  # noqa: S608
         f"WHERE {table}.{key} = fresh.{key}"
     )
     with connection.cursor() as cursor:
@@ -73,6 +76,11 @@ def _by_prepared_statement(table: str, columns: Sequence[Field[Any, Any]], rows:
 
 def _names(columns: Sequence[Field[Any, Any]]) -> list[str]:
     return [connection.ops.quote_name(str(column.column)) for column in columns]
+
+
+def _rows_of(column: Field[Any, Any]) -> str:
+    """Returns the SQL function that makes a row of each of the column's values."""
+    return "jsonb_array_elements(%s::jsonb)" if isinstance(column, JSONField) else f"unnest(%s::{_type(column)}[])"
 
 
 def _type(column: Field[Any, Any]) -> str:

@@ -61,13 +61,17 @@ class ObservedFields(NamedTuple):
 
     def check_columns(self) -> dict[str, Any]:
         """Returns the values of the columns for what the checks say, with the fingerprint."""
+        pairs = sorted(zip(self.instance.checks, self.outputs, strict=True), key=lambda pair: pair[0].id)
         checks = [
-            {"id": check.id, "name": check.name, "status": check.status, "output": output[:MAX_OUTPUT]}
-            for check, output in sorted(
-                zip(self.instance.checks, self.outputs, strict=True), key=lambda pair: pair[0].id
-            )
+            {
+                "id": sanitized(check.id),
+                "name": sanitized(check.name),
+                "status": sanitized(check.status),
+                "output": sanitized(output[:MAX_OUTPUT]),
+            }
+            for check, output in pairs
         ]
-        return {"checks": sanitized(checks), "fingerprint": self.fingerprint}
+        return {"checks": checks, "fingerprint": self.fingerprint}
 
     def columns(self) -> dict[str, Any]:
         """Returns the values of all columns that come from Consul."""
