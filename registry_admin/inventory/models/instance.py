@@ -172,8 +172,8 @@ class Instance(ValidatedDeclaration):
     def _consul_id(self, value: Any) -> str:
         """Returns the given ID, or the default where it is empty or was the default of the saved values."""
         address, port = self.saved_endpoint
-        names = (self.service.name, self.service.saved_name)
-        if value and (self.id_is_given or value not in {_default_id(name, address, port) for name in names}):
+        names = (self.service.name, self.service.saved_name) if self.saved_id and not self.id_is_given else ()
+        if value and value not in {_default_id(name, address, port) for name in names}:
             return validation.service_id(value)
         return _default_id(self.service.name, self.address, self.port)
 

@@ -265,6 +265,15 @@ def test_given_service_id_stays_when_the_address_changes(instance):
     assert instance.consul_id == "mine"
 
 
+def test_given_service_id_that_is_the_service_s_name_stays():
+    service = Service.objects.create(name="web")
+    instance = Instance.objects.create(service=service, address="10.0.0.1", port=80, consul_id="web")
+    assert instance.consul_id == "web"
+    instance.port = 81
+    instance.save()
+    assert Instance.objects.get(pk=instance.pk).consul_id == "web"
+
+
 def test_emptied_service_id_becomes_the_default(instance):
     instance.consul_id = "mine"
     instance.save()
