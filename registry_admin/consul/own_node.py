@@ -134,8 +134,8 @@ class OwnNodeReader:
         if started < self._due_at and not force:
             return _still_valid(*self._last, local)
         catalog = self._read_catalog(api, node)
-        if catalog is None:
-            return None
+        if catalog is None:  # without a token nothing is hidden: the agent has just started, and isn't in the catalog
+            return None if api.http.token else NO_DIFFERENCE
         comparison = compare(local, catalog, _read_failing(api, node)).at(node, datacenter)
         ended = time.monotonic()
         self._last, self._due_at = (local, comparison), ended + (ended - started) / MAX_SHARE

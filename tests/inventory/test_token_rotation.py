@@ -19,6 +19,7 @@ from tests.parts import ConsulAgent, HttpService, assert_holds, wait_until
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("syncs_every_second")]
 
 POLICY = Path("docs/consul-policy.hcl").read_text()
+AGENT = 'agent_prefix "" { policy = "read" }'
 DIFFERS = "the catalog shows it as passing, and its agent as critical"
 
 
@@ -161,3 +162,18 @@ def test_command_exits_with_3_while_agent_and_catalog_differ(rotate, backend, ma
     backend.fail()
     result = manage("sync_registry")
     assert (result.code, DIFFERS in result.out + result.err) == (3, True)
+
+
+def test_token_that_may_not_read_its_node_in_the_catalog_is_told_and_nothing_counts_as_verified(
+    own_agent, rotate, backend, sync, operator, tmp_path
+):
+    file = tmp_path / "token"
+    file.write_text(own_agent.make_token(POLICY.partition("# See on which node")[0] + AGENT))
+    wait_until(lambda: sync(force=True).conclusion is Conclusion.INCOMPLETE, 15, "the catalog not to be compared")
+    result = sync()
+    assert result.error is None
+    assert "node_prefix" in result.incomplete
+    assert "Callers may see something else." in operator.get("/").content.decode()
+    file.write_text(own_agent.make_token(POLICY))
+    wait_until(lambda: sync(force=True).conclusion is Conclusion.VERIFIED, 15, "all to be seen")
+    assert "Callers may see something else." not in operator.get("/").content.decode()

@@ -59,6 +59,7 @@ class ConsulContact(models.Model):
     problem = models.TextField(blank=True)
     halted = models.TextField(blank=True, help_text="Why nothing is evicted now.")
     doubt = models.TextField(blank=True, help_text="Why nothing is removed now.")
+    uncompared = models.TextField(blank=True, help_text="Why the catalog isn't compared with our agent.")
     divergence = models.JSONField(default=dict, help_text="Where the catalog differs from our agent, and since when.")
     revision = models.PositiveBigIntegerField(default=0, help_text="Goes up whenever anything that pages show changed.")
 

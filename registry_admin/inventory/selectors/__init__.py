@@ -1,6 +1,6 @@
 """Reads of the inventory, each in a number of queries that doesn't grow with the rows."""
 
-from registry_admin.inventory.selectors.completeness import agent_lost_state, incomplete_reason
+from registry_admin.inventory.selectors.completeness import agent_lost_state, incomplete_reason, uncompared_reason
 from registry_admin.inventory.selectors.declarations import DeclaredRow, Inventory, read_inventory
 from registry_admin.inventory.selectors.freshness import (
     Freshness,
@@ -43,4 +43,5 @@ __all__ = [
     "recent_halts",
     "relapses",
     "state_stamp",
+    "uncompared_reason",
 ]

@@ -43,6 +43,16 @@ def incomplete_reason(snapshot: Snapshot) -> str:
     return f"the agent shows no instance at all, and had {before} at the last look"
 
 
+def uncompared_reason(snapshot: Snapshot) -> str:
+    """Returns why our node in the catalog wasn't compared with what its agent says, or an empty string."""
+    if snapshot.catalog is not None or not snapshot.local:
+        return ""
+    return (
+        f"the token may not read node {snapshot.node!r} in the catalog, so it isn't known whether callers find what "
+        'the agent has. Its policy needs node_prefix or node with policy = "read", as docs/consul-policy.hcl has it'
+    )
+
+
 def _missing_owned(snapshot: Snapshot) -> int:
     ids = _owned(snapshot).order_by().values_list("consul_id", flat=True)
     return sum(instance_id not in snapshot.local for instance_id in ids)

@@ -18,7 +18,8 @@ from registry_admin.inventory.models import ConsulContact, Lease
 class Freshness:
     """Age of the mirror. `problem` is empty while it is current.
 
-    `halted` is the reason while nothing is evicted, `doubt` the reason while nothing is removed.
+    `halted`: the reason while nothing is evicted. `doubt`: the reason while nothing is removed. `uncompared`: the
+    reason while it isn't known whether the catalog, which callers ask, has what our agent says.
     """
 
     seen_at: datetime | None
@@ -26,6 +27,7 @@ class Freshness:
     problem: str
     halted: str = ""
     doubt: str = ""
+    uncompared: str = ""
 
     @property
     def age(self) -> str:
@@ -55,7 +57,12 @@ def _freshness(contact: ConsulContact | None, now: datetime) -> Freshness:
         problem = "Nobody has looked at Consul since. Is the watcher (manage.py sync_registry --watch) running?"
         return Freshness(seen_at=contact.seen_at, since=contact.seen_at, problem=problem)
     return Freshness(
-        seen_at=contact.seen_at, since=contact.since, problem="", halted=contact.halted, doubt=contact.doubt
+        seen_at=contact.seen_at,
+        since=contact.since,
+        problem="",
+        halted=contact.halted,
+        doubt=contact.doubt,
+        uncompared=contact.uncompared,
     )
 
 

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from registry_admin.consul import Place, Snapshot
+from registry_admin.inventory import selectors
 from registry_admin.inventory.bulk_update import BATCH, update_rows
 from registry_admin.inventory.conf import conf
 from registry_admin.inventory.models import (
@@ -98,6 +99,8 @@ def record_snapshot(
     contact.node, contact.node_id = truncated(snapshot.node), truncated(snapshot.node_id, 64)
     has_changed |= contact.doubt != (doubt := sanitized(plan.doubt))
     contact.doubt = doubt
+    has_changed |= contact.uncompared != (uncompared := sanitized(selectors.uncompared_reason(snapshot)))
+    contact.uncompared = uncompared
     contact.looked_at, contact.divergence = read_at, dict(divergence)
     if halted is not None:
         has_changed |= contact.halted != (halted := sanitized(halted))

@@ -201,7 +201,7 @@ class Reconciler:
             inventory=inventory,
             plan=plan,
             brake=brake,
-            incomplete=incomplete,
+            incomplete=incomplete or selectors.uncompared_reason(snapshot),
             divergence=divergence,
         )
 
