@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004 - Django's own name
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +16,6 @@ from registry_admin.consul.addresses import is_loopback
 from registry_admin.consul.checks import FOLLOWING_METHODS, CheckKind
 from registry_admin.errors import ConfigurationError
 from registry_admin.inventory.conf import conf
-from registry_admin.inventory.models import Service
 from registry_admin.printable import escape_unprintable
 
 MOST_NAMED = 10
@@ -62,7 +62,8 @@ def check_redirects(databases: Sequence[str] | None = None, **_kwargs: Any) -> l
 
 def following_services(using: str) -> list[str]:
     """Returns the names of services whose check follows redirects; none before the table has the column."""
-    following = Service.objects.using(using).filter(
+    service = apps.get_model("inventory", "Service")  # this module is imported before there are models: by wsgi.py
+    following = service.objects.using(using).filter(
         check_kind=CheckKind.HTTP, check_method__in=FOLLOWING_METHODS, check_disable_redirects=False
     )
     try:

@@ -32,20 +32,28 @@ def own_agent(make_agent: Callable[..., ConsulAgent], use_consul: Callable[..., 
 
 
 @pytest.fixture
-def rotate(own_agent: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """`rotate()`: the product's token, which is in a file, is another one now, and the former one is deleted."""
-    file, former = tmp_path / "token", ""
+def token_file(own_agent: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the product's token is in."""
+    file = tmp_path / "token"
+    file.write_text(own_agent.make_token(POLICY))
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN_FILE", str(file))
+    return file
+
+
+@pytest.fixture
+def rotate(own_agent: ConsulAgent, token_file: Path) -> Callable[[], None]:
+    """`rotate()`: the product's token is another one now, and the former one is deleted."""
+    former = ""
 
     def change() -> None:
         nonlocal former
         token = own_agent.make_token(POLICY)
-        file.write_text(token)
+        token_file.write_text(token)
         if former:
             delete_token(own_agent, former)
         former = token
 
     change()
-    monkeypatch.setenv("CONSUL_HTTP_TOKEN_FILE", str(file))
     return change
 
 
@@ -165,15 +173,15 @@ def test_command_exits_with_3_while_agent_and_catalog_differ(rotate, backend, ma
 
 
 def test_token_that_may_not_read_its_node_in_the_catalog_is_told_and_nothing_counts_as_verified(
-    own_agent, rotate, backend, sync, operator, tmp_path
+    own_agent, backend, sync, operator, token_file
 ):
-    file = tmp_path / "token"
-    file.write_text(own_agent.make_token(POLICY.partition("# See on which node")[0] + AGENT))
+    token_file.write_text(own_agent.make_token(POLICY.partition("# See on which node")[0] + AGENT))
+    print(sync(force=True))
     wait_until(lambda: sync(force=True).conclusion is Conclusion.INCOMPLETE, 15, "the catalog not to be compared")
     result = sync()
     assert result.error is None
     assert "node_prefix" in result.incomplete
     assert "Callers may see something else." in operator.get("/").content.decode()
-    file.write_text(own_agent.make_token(POLICY))
+    token_file.write_text(own_agent.make_token(POLICY))
     wait_until(lambda: sync(force=True).conclusion is Conclusion.VERIFIED, 15, "all to be seen")
     assert "Callers may see something else." not in operator.get("/").content.decode()

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inventory', '0017_divergence'),
+        ('inventory', '0018_kept_runs'),
     ]
 
     operations = [
