@@ -133,26 +133,31 @@ class OwnNodeReader:
         started = time.monotonic()
         if started < self._due_at and not force:
             return _still_valid(*self._last, local)
-        catalog = self._read_catalog(api, node)
-        if catalog is None:  # without a token nothing is hidden: the agent has just started, and isn't in the catalog
-            return None if api.http.token else NO_DIFFERENCE
+        text = self._read_text(api, node)
+        if text == _UNKNOWN and not api.http.token:  # nothing is hidden: the agent has just started
+            return NO_DIFFERENCE
+        if text is None or text == _UNKNOWN:
+            return None
+        catalog = self._parse(api, text)
         comparison = compare(local, catalog, _read_failing(api, node)).at(node, datacenter)
         ended = time.monotonic()
         self._last, self._due_at = (local, comparison), ended + (ended - started) / MAX_SHARE
         return comparison
 
-    def _read_catalog(self, api: ConsulApi, node: str) -> dict[str, ServiceInstance] | None:
-        """Returns what carries a mark or registers itself; None where the token may not read all of the node."""
+    def _read_text(self, api: ConsulApi, node: str) -> str | None:
+        """Returns the node as Consul has it; None where the token may not read all of it."""
         try:
             reply = api.text("catalog", "node", node)
         except ConsulPermissionError:
             return None
         if not reply.known_leader:
             raise NoLeaderError(api.config.url)
-        if reply.filtered_by_acls or reply.data.strip() == _UNKNOWN:
-            return None
+        return None if reply.filtered_by_acls else reply.data.strip()
+
+    def _parse(self, api: ConsulApi, text: str) -> dict[str, ServiceInstance]:
+        """Returns what carries a mark or registers itself."""
         try:
-            entries = self._entries.read(reply.data)
+            entries = self._entries.read(text)
         except ValueError as error:
             raise _invalid(api, str(error)) from None
         return {key: entry for key, entry in entries if entry.service != _ITSELF and _is_compared(entry)}

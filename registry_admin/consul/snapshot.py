@@ -19,6 +19,7 @@ from registry_admin.consul.types import ServiceInstance
 from registry_admin.errors import ConsulRefusedError, InvalidReplyError, InvalidValueError, NoLeaderError
 
 NODES_AT_ONCE = 8
+_HIDDEN = "null"  # a node that Consul has none of, or that the token may not read
 _ITSELF = "consul"  # servers register themselves in the catalog under this name
 _AGENT_CHECK = "serfHealth"  # of a node: whether its agent answers the others' gossip
 
@@ -120,7 +121,9 @@ class SnapshotReader:
     def _is_confirmed_empty(self, api: ConsulApi, node: str) -> bool:
         """Returns whether the node is empty and the token may read the catalog, where Consul's own servers are."""
         reply = self._read_node(api, node)
-        return _ITSELF in api.services().data and reply is not None and not self._parse_node(reply.data)
+        if reply is None or reply.data.strip() == _HIDDEN:
+            return False
+        return _ITSELF in api.services().data and not self._parse_node(reply.data)
 
     def _read_remote_nodes(
         self, api: ConsulApi, names: list[str], addresses: Mapping[str, str], datacenter: str
@@ -137,7 +140,7 @@ class SnapshotReader:
             checks.setdefault(name, []).append(check)
         nodes = {}
         for name, reply in replies.items():
-            if reply is not None and reply.data.strip() != "null":  # that is: it has gone since it was listed
+            if reply is not None and reply.data.strip() != _HIDDEN:  # it has gone since it was listed
                 before = self._remote_nodes.get(name, _Node())
                 services = before.services if reply.data == before.text else self._parse_node(reply.data)
                 all_checks = tuple(checks.get(name, ()))

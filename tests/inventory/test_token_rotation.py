@@ -176,7 +176,7 @@ def test_token_that_may_not_read_its_node_in_the_catalog_is_told_and_nothing_cou
     own_agent, backend, sync, operator, token_file
 ):
     token_file.write_text(own_agent.make_token(POLICY.partition("# See on which node")[0] + AGENT))
-    print(sync(force=True))
+    assert sync().error is None
     wait_until(lambda: sync(force=True).conclusion is Conclusion.INCOMPLETE, 15, "the catalog not to be compared")
     result = sync()
     assert result.error is None
