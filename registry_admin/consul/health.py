@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from registry_admin.consul.reply_fields import mapping_of, string_of
+from registry_admin.consul.reply_fields import mapping_of, shared, string_of
 
 SERVICE_MAINTENANCE = "_service_maintenance:"  # and the instance's ID: the ID of the check that Consul makes of it
 
@@ -64,13 +64,13 @@ class CheckResult:
         return cls(
             id=string_of(entry, "CheckID"),
             name=string_of(entry, "Name"),
-            status=string_of(entry, "Status"),
+            status=shared(string_of(entry, "Status")),
             output=string_of(entry, "Output"),
             notes=string_of(entry, "Notes"),
             is_of_node=entry.get("ServiceID") == "",
-            type=str(entry.get("Type") or ""),
-            interval=str(entry.get("Interval") or ""),
-            timeout=str(entry.get("Timeout") or ""),
+            type=shared(str(entry.get("Type") or "")),
+            interval=shared(str(entry.get("Interval") or "")),
+            timeout=shared(str(entry.get("Timeout") or "")),
         )
 
 

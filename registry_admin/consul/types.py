@@ -22,7 +22,7 @@ from registry_admin.consul.marks import (
     Mark,
     Place,
 )
-from registry_admin.consul.reply_fields import mapping_of, string_of
+from registry_admin.consul.reply_fields import mapping_of, shared, string_of
 from registry_admin.consul.service_ports import default_port
 from registry_admin.consul.tagged_addresses import of_consul
 from registry_admin.consul.uncarried import uncarried_fields
@@ -150,7 +150,7 @@ class ServiceInstance:
         """The name of the inventory that owns it, or nothing."""
         return self.meta.get(META_OWNER, "")
 
-    @cached_property
+    @property
     def is_marked(self) -> bool:
         """True if it carries the mark of an inventory: an old one (the owner's name only), or one of any format."""
         return META_OWNER in self.meta or META_MARK in self.meta
@@ -251,17 +251,18 @@ class ServiceInstance:
         port = port if isinstance(port, int) else 0
         address = string_of(service, "Address")
         weight, warning_weight = _weights(service.get("Weights"))
+        tagged_addresses = of_consul(service.get("TaggedAddresses"), address, port)
         raw_tags, raw_meta = service.get("Tags") or [], service.get("Meta") or {}
         if not isinstance(raw_tags, list) or not isinstance(raw_meta, dict):
             raise InvalidReplyError("Consul's reply is not what it should be: a service's Tags or Meta.")
         return cls(
-            service=string_of(service, "Service"),
+            service=shared(string_of(service, "Service")),
             id=string_of(service, "ID"),
             address=address or fallback_address,
             has_own_address=bool(address),
             port=port,
-            tags=tuple(sorted(str(tag) for tag in raw_tags)),
-            meta=MappingProxyType({str(key): str(value) for key, value in raw_meta.items()}),
+            tags=tuple(sorted(shared(str(tag)) for tag in raw_tags)),
+            meta=MappingProxyType({shared(str(key)): str(value) for key, value in raw_meta.items()}),
             weight=weight,
             warning_weight=warning_weight,
             health=health_of(checks),
@@ -269,7 +270,7 @@ class ServiceInstance:
             node=string_of(node, "Node"),
             datacenter=string_of(node, "Datacenter"),
             tag_override=service.get("EnableTagOverride") is True,
-            tagged_addresses=MappingProxyType(of_consul(service.get("TaggedAddresses"), address, port)),
+            tagged_addresses=MappingProxyType(tagged_addresses) if tagged_addresses else EMPTY,
             uncarried=uncarried_fields(service),
         )
 
