@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from ipaddress import ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import environ
 from csp.constants import NONE, SELF
@@ -92,7 +93,12 @@ REGISTRY = {
     if (variable := RegistrySettings.variable(setting)) in env.ENVIRON
 }
 
-DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'registry_admin.sqlite3'}")}
+# What is wrong with a URL is said without it: the parsers' errors quote the part of a password before a `/`.
+_NO_URL = "{} is no URL. In a user and a password, write / as %2F, ? as %3F, # as %23, @ as %40 and : as %3A"
+try:
+    DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'registry_admin.sqlite3'}")}
+except (ValueError, ImproperlyConfigured):
+    raise ImproperlyConfigured(_NO_URL.format("DATABASE_URL")) from None
 DATABASES["default"]["CONN_MAX_AGE"] = 60
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -115,6 +121,10 @@ _redis_url = env.str("REDIS_URL", default="")
 CACHES: dict[str, dict[str, object]] = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
 }
+try:
+    _redis_port = urlsplit(_redis_url).port
+except ValueError:
+    raise ImproperlyConfigured(_NO_URL.format("REDIS_URL")) from None
 if _redis_url:
     _database = DATABASES["default"]
     _database_name = "/".join(str(_database.get(part, "")) for part in ("HOST", "PORT", "NAME"))

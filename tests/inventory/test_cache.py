@@ -77,6 +77,36 @@ def test_cached_value_in_redis_that_is_no_json_is_computed(transactional_db, red
     assert cached("sums", "stamp", compute) == 2
 
 
+def test_cached_value_in_redis_that_is_nested_deeply_is_computed(transactional_db, redis_server, use_redis, compute):
+    use_redis(redis_server.url)
+    cached("sums", "stamp", compute)
+    (key,) = redis_server.keys()
+    redis_server.write(key, b"[" * 200_000)
+    assert cached("sums", "stamp", compute) == 2
+
+
+@pytest.mark.parametrize("forged", [b"7", b'"7"', b'"7:c2lnbmF0dXJl"', b"[7]", b'{"rows": []}'])
+def test_cached_value_that_another_wrote_to_redis_is_computed(
+    transactional_db, redis_server, use_redis, compute, forged
+):
+    use_redis(redis_server.url)
+    cached("sums", "stamp", compute)
+    (key,) = redis_server.keys()
+    redis_server.write(key, forged)
+    assert cached("sums", "stamp", compute) == 2
+    assert cached("sums", "stamp", compute) == 2
+
+
+def test_cached_value_moved_to_another_key_in_redis_is_computed(transactional_db, redis_server, use_redis, compute):
+    use_redis(redis_server.url)
+    cached("sums", "stamp", compute)
+    (key,) = redis_server.keys()
+    cached("counts", "stamp", compute)
+    (other,) = set(redis_server.keys()) - {key}
+    redis_server.write(other, redis_server.read(key))
+    assert cached("counts", "stamp", compute) == 3
+
+
 def test_redis_that_does_not_answer_is_asked_once(transactional_db, use_redis, compute):
     connections = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
