@@ -43,6 +43,7 @@ INSTALLED_APPS = [
     "registry_admin.callgraph",
     "registry_admin.dashboard",
     "registry_admin.metrics",
+    "registry_admin.api",
     "registry_admin.autoregister",
     "django.contrib.admin",
     "django.contrib.auth",
@@ -68,6 +69,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "registry_admin.inventory.actor.ActorMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "registry_admin.api.middleware.ApiMiddleware",
 ]
 
 ROOT_URLCONF = "registry_admin.urls"

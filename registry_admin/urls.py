@@ -17,6 +17,7 @@ handler500 = "registry_admin.access.views.server_error"
 urlpatterns = [
     path("admin/password_change/", admin.site.admin_view(password_change, cacheable=True), name="password-change"),
     path("admin/", admin.site.urls),
+    path("", include("registry_admin.api.urls")),
     path("", include("registry_admin.callgraph.urls")),
     path("", include("registry_admin.metrics.urls")),
     path("", include("registry_admin.dashboard.urls")),

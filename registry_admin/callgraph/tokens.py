@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import secrets
 from datetime import datetime
 from hmac import compare_digest
 
@@ -17,11 +14,11 @@ from registry_admin.errors import InvalidValueError
 from registry_admin.inventory.actor import current_actor
 from registry_admin.inventory.audit_trail import record_act
 from registry_admin.inventory.models import AuditEvent
+from registry_admin.inventory.token_text import TokenText, bearer_text
 
 PREFIX = "rmt_"  # so that scanners for secrets recognize one
 SHARED_KEY = "shared"
 MAX_REPORTS, MAX_SHARED_REPORTS = 600, 6000  # a minute; a process reports every 10 s, and adds up what is refused
-_TOKEN = re.compile(rf"{PREFIX}(?P<key>[0-9a-f]{{16}})\.(?P<secret>[\w-]{{43}})", re.ASCII)
 
 
 def make_token(module: str) -> tuple[ModuleToken, str]:
@@ -29,12 +26,12 @@ def make_token(module: str) -> tuple[ModuleToken, str]:
 
     Raises InvalidValueError for what can't be the name of a service.
     """
-    name, key, secret = validation.service_name(module, "module"), secrets.token_hex(8), secrets.token_urlsafe(32)
+    name, token = validation.service_name(module, "module"), TokenText.make(PREFIX)
     row = ModuleToken.objects.create(
-        module=name, key=key, secret_hash=_hash(secret), created_by=current_actor().name[:150]
+        module=name, key=token.key, secret_hash=token.secret_hash, created_by=current_actor().name[:150]
     )
-    record_act(AuditEvent.Action.TOKEN_MADE, target=name, detail=key)
-    return row, f"{PREFIX}{key}.{secret}"
+    record_act(AuditEvent.Action.TOKEN_MADE, target=name, detail=token.key)
+    return row, str(token)
 
 
 def revoke_token(key: str) -> ModuleToken:
@@ -50,17 +47,16 @@ def revoke_token(key: str) -> ModuleToken:
 
 def recognize_token(authorization: str, *, shared_token: str) -> ModuleToken | None:
     """Returns the row of the token in an Authorization header, or None. What has no token's form costs no query."""
-    scheme, _, text = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not text:
+    text = bearer_text(authorization)
+    if not text:
         return None
     if shared_token and compare_digest(text.encode(), shared_token.encode()):
         return ModuleToken.objects.get_or_create(key=SHARED_KEY)[0]
-    match = _TOKEN.fullmatch(text)
-    if match is None:
+    token = TokenText.parse(text, PREFIX)
+    if token is None:
         return None
-    row = ModuleToken.objects.filter(key=match["key"], revoked_at=None).first()
-    expected = row.secret_hash if row else _hash("")
-    return row if compare_digest(_hash(match["secret"]).encode(), expected.encode()) and row else None
+    row = ModuleToken.objects.filter(key=token.key, revoked_at=None).first()
+    return row if token.has_hash(row.secret_hash if row else "") else None
 
 
 def take_report(token: ModuleToken, *, now: datetime) -> bool:
@@ -75,8 +71,3 @@ def take_report(token: ModuleToken, *, now: datetime) -> bool:
 def has_own_token(module: str) -> bool:
     """Returns whether the module has a token, so that no other one speaks for it."""
     return ModuleToken.objects.filter(module__iexact=module, revoked_at=None).exists()
-
-
-def _hash(secret: str) -> str:
-    """Returns the hash to store: the secret is long and random, so a quick one is enough."""
-    return hashlib.sha256(secret.encode()).hexdigest()

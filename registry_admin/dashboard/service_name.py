@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import re
 
+from django.urls import register_converter
+
 _MAX_BYTES = 200  # a longer name in percent-encoding, as the target of a login, outgrows a server's request line
 # What browsers and proxies rewrite: empty and dot segments, and characters that some of them decode or cut at.
 _REWRITTEN = re.compile(r"[\\%;?#]|(?:^|/)\.{0,2}(?:/|$)")
@@ -38,3 +40,6 @@ def _is_plain(name: str) -> bool:
         and not _REWRITTEN.search(name)
         and len(name.encode()) <= _MAX_BYTES
     )
+
+
+register_converter(ServiceNameConverter, "service_name")

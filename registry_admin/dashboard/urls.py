@@ -1,12 +1,10 @@
 """The dashboard's addresses."""
 
-from django.urls import path, register_converter
+from django.urls import path
 
-from registry_admin.dashboard.service_name import ServiceNameConverter
+from registry_admin.dashboard import service_name as _service_name  # noqa: F401 - registers the converter
 from registry_admin.dashboard.views import call_graph as service_map
 from registry_admin.dashboard.views import drift, history, overview, probes, service
-
-register_converter(ServiceNameConverter, "service_name")
 
 app_name = "dashboard"
 urlpatterns = [

@@ -15,6 +15,7 @@ NO_METHOD = "405 405 405 405 405 405"
 STAFF_NO_METHOD = "302 302 405 405 405 405"
 ALL = "200 200 200 200 200 200"
 REDIRECT = "302 302 302 302 302 302"
+TOKEN_ONLY = "401 401 401 401 401 401"
 NOWHERE = "404 404 404 404 404 404"
 
 TABLE: dict[str, tuple[str, str, str, str]] = {
@@ -82,6 +83,11 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     "admin:password_change": (STAFF, STAFF, "302 302 200/405 200/405 200/405 200/405", STAFF),
     "admin:password_change_done": (STAFF, STAFF_NO_METHOD, STAFF_NO_METHOD, STAFF),
     "admin:view_on_site": (MISSING, MISSING, MISSING, MISSING),
+    "api:api-root": (NOWHERE, NOWHERE, NOWHERE, NOWHERE),
+    "api:get_service": (TOKEN_ONLY, NO_METHOD, NO_METHOD, NO_METHOD),
+    "api:get_status": (TOKEN_ONLY, NO_METHOD, NO_METHOD, NO_METHOD),
+    "api:list_instances": (TOKEN_ONLY, NO_METHOD, NO_METHOD, NO_METHOD),
+    "api:list_services": (TOKEN_ONLY, NO_METHOD, NO_METHOD, NO_METHOD),
     "callgraph:report": (NO_METHOD, "401 413 401 401 401 401", NO_METHOD, NO_METHOD),
     "dashboard:change-history": (STAFF, NO_METHOD, NO_METHOD, NO_METHOD),
     "dashboard:drift": (STAFF, "302 302 403 302 302 302", NO_METHOD, NO_METHOD),
@@ -95,5 +101,6 @@ TABLE: dict[str, tuple[str, str, str, str]] = {
     "dashboard:sync-history": (STAFF, NO_METHOD, NO_METHOD, NO_METHOD),
     "dashboard:sync-run": (STAFF, NO_METHOD, NO_METHOD, NO_METHOD),
     "metrics:metrics": (NOWHERE, NO_METHOD, NO_METHOD, NO_METHOD),
+    "openapi": (ALL, NO_METHOD, NO_METHOD, NO_METHOD),
     "password-change": (STAFF, STAFF, "302 302 200/405 200/405 200/405 200/405", STAFF),
 }

@@ -135,18 +135,49 @@ def _sums() -> list[list[Any]]:
 
 def services(filters: OverviewFilter, *, now: datetime) -> tuple[list[ServiceRow], bool]:
     """A page of them, and whether another follows. Four queries, whatever there is."""
+    order = list(SORT_ORDERS[filters.sort.removeprefix("-")])
+    if filters.sort.startswith("-"):
+        order = [column[1:] if column.startswith("-") else f"-{column}" for column in order]
+    start = (filters.page - 1) * PAGE_SIZE
+    page = list(_rows(filters).order_by(*order)[start : start + PAGE_SIZE + 1])
+    return _filled(page[:PAGE_SIZE], now=now), len(page) > PAGE_SIZE
+
+
+def services_after(
+    filters: OverviewFilter, *, after: tuple[str, str] | None, limit: int, now: datetime
+) -> tuple[list[ServiceRow], bool]:
+    """Returns up to `limit` services by name, and whether more follow. `after`: key and name of the last one before.
+
+    The filter's order and page are ignored.
+    """
+    is_after = Q()
+    if after is not None:
+        key, name = after
+        is_after = Q(key__gt=key) | Q(key=key, display_name__gt=name)
+    page = list(_rows(filters, is_after).order_by("key", "display_name")[: limit + 1])
+    return _filled(page[:limit], now=now), len(page) > limit
+
+
+def service_row(name: str, *, now: datetime) -> ServiceRow | None:
+    """Returns the service of this name, upper and lower case alike, or None."""
+    named = Q(key=Lower(Value(name)))
+    rows = list(_rows(OverviewFilter(), named).order_by("-is_declared", "display_name")[:1])
+    return _filled(rows, now=now)[0] if rows else None
+
+
+def _rows(filters: OverviewFilter, condition: Q | None = None) -> Any:
     sources: list[Any] = []
     if filters.kind != "foreign":
         sources.append(_declared_rows(filters))
     if filters.kind != "declared":
         sources.append(_foreign_rows(filters))
-    rows = sources[0].union(*sources[1:], all=True)
-    order = list(SORT_ORDERS[filters.sort.removeprefix("-")])
-    if filters.sort.startswith("-"):
-        order = [column[1:] if column.startswith("-") else f"-{column}" for column in order]
-    start = (filters.page - 1) * PAGE_SIZE
-    page = list(rows.order_by(*order)[start : start + PAGE_SIZE + 1])
-    page_rows = [
+    if condition:
+        sources = [source.filter(condition) for source in sources]
+    return sources[0].union(*sources[1:], all=True)
+
+
+def _filled(rows: Iterable[Mapping[str, Any]], *, now: datetime) -> list[ServiceRow]:
+    service_rows = [
         ServiceRow(
             key=row["key"],
             name=row["display_name"],
@@ -157,10 +188,10 @@ def services(filters: OverviewFilter, *, now: datetime) -> tuple[list[ServiceRow
             owner=row["display_owner"],
             changed=row["changed"],
         )
-        for row in page[:PAGE_SIZE]
+        for row in rows
     ]
-    _fill({row.key: row for row in page_rows}, now=now)
-    return page_rows, len(page) > PAGE_SIZE
+    _fill({row.key: row for row in service_rows}, now=now)
+    return service_rows
 
 
 def _declared_rows(filters: OverviewFilter) -> Any:

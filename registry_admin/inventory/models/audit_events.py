@@ -32,6 +32,8 @@ class AuditEvent(models.Model):
         USER_CHANGED = "user_changed", "Changed a user or group"
         TOKEN_MADE = "token_made", "Made a token of a module"
         TOKEN_REVOKED = "token_revoked", "Revoked a token of a module"
+        API_TOKEN_MADE = "api_token_made", "Made a token for the API"
+        API_TOKEN_REVOKED = "api_token_revoked", "Revoked a token for the API"
 
     at = models.DateTimeField(default=timezone.now, db_index=True)
     action = models.CharField(max_length=32, choices=Action)
