@@ -470,6 +470,7 @@ class Histories(RuleBasedStateMachine):
         def crash(execute: Any, *arguments: Any) -> Any:
             left[0] -= 1
             if left[0] < 0 and not str(arguments[0]).startswith(("ROLLBACK", "SAVEPOINT", "RELEASE")):
+                arguments[-1]["cursor"].close()  # which Django does for an Exception only
                 raise CrashError
             return execute(*arguments)
 
