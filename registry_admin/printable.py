@@ -26,6 +26,8 @@ def to_single_line(text: str, *, max_length: int | None = None) -> str:
 
 def escape_lines(text: str) -> str:
     """Returns `text` escaped line by line; its line breaks stay."""
+    if text.isprintable():
+        return text
     return "\n".join(escape_unprintable(line) for line in text.splitlines())
 
 

@@ -54,13 +54,18 @@ class Status:
 
 
 class Axis:
-    """All statuses of one axis, in the order in which pages list them."""
+    """All statuses of one axis, in the order in which pages list them.
+
+    `absent`: the values of instances that should be in Consul and aren't.
+    """
 
     def __init__(self, name: str, statuses: Iterable[Status]) -> None:
         self.name = name
         self.statuses = tuple(statuses)
         self.by_severity = tuple(sorted(self.statuses, key=lambda status: -status.severity))
         self._by_value: Mapping[str, Status] = MappingProxyType({status.value: status for status in self.statuses})
+        self._ranks = {status.value: rank for rank, status in enumerate(self.by_severity)}
+        self.absent = [status.value for status in self.by_severity if status.is_absent]
 
     def __getitem__(self, value: str) -> Status:
         return self._by_value[value]
@@ -80,14 +85,9 @@ class Axis:
         """The values that need a person's attention."""
         return [status.value for status in self.by_severity if status.urgency is not None]
 
-    @property
-    def absent(self) -> list[str]:
-        """The values of instances that should be in Consul and aren't."""
-        return [status.value for status in self.by_severity if status.is_absent]
-
     def rank_of(self, value: str) -> int:
         """Returns the place in the order of severity: 0 for the most severe."""
-        return self.by_severity.index(self._by_value[value])
+        return self._ranks[value]
 
     def rank(self, column: str) -> Case:
         """Returns `rank_of` the column's value as an expression that the database sorts by."""
