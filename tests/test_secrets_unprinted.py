@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "REDIS_URL": "redis://me:canary-redis@127.0.0.1:1/0",
     "CONSUL_HTTP_ADDR": "127.0.0.1:1",
     "CONSUL_HTTP_TOKEN": "canary-consul",
+    # pragma: allowlist nextline secret - only for tests
     "DJANGO_SECRET_KEY": "canary-django-0123456789-abcdefghijklmnopqrstuvwxyz-0123",
     "REGISTRY_REPORT_TOKEN": "canary-report",
     "REGISTRY_METRICS_TOKEN": "canary-metrics",
