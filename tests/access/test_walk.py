@@ -145,5 +145,5 @@ def test_variants_of_an_address_open_nothing(site):
         for variant in {f"{path}/", path.rstrip("/"), f"/{path}", f"{path}%2e", path.upper()} - {path, ""}:
             if variant.rstrip("/") not in {public.rstrip("/") for public in PUBLIC}:
                 status = site["nobody"].get(variant).status_code
-                assert status in (301, 302, 400, 401, 404), variant
+                assert status in (301, 302, 400, 404) or (status == 401 and "/api/v1/" in variant), variant
     assert site["superuser"].get("/drift/").status_code == 200
