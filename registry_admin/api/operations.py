@@ -43,7 +43,7 @@ router = Router()
     "/status", response={200: StatusReply, **PROBLEMS}, operation_id="getStatus", summary="The registry's state"
 )
 def get_status(request: HttpRequest) -> JsonResponse:
-    """Whether Consul is seen, who leads, and how many services are well."""
+    """Contact with Consul, the leading watcher, and the numbers of services by status."""
     _check_names(request, ())
     its_freshness, lease = freshness_and_lease()
     numbers = counts(OverviewFilter())

@@ -39,7 +39,7 @@ class InstanceRow(NamedTuple):
 
     @property
     def position(self) -> tuple[str, ...]:
-        """What the list is sorted by."""
+        """Sort key of the list."""
         return self.consul_id, self.datacenter, self.node
 
 
