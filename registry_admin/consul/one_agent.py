@@ -85,19 +85,19 @@ def on_one_agent(
     Asks over new connections at the end, and at the beginning too where this hasn't been done for a while. Raises
     DifferentAgentsError where another agent answers, at any time.
     """
-    one = OneAgentApi(api.config, agent=agent, before_write=before_write)
+    agent_api = OneAgentApi(api.config, agent=agent, before_write=before_write)
     try:
         proven, proven_at = _proofs.get(api, (None, 0.0))
-        if proven != one.identity or time.monotonic() - proven_at > PROOF_VALID_S:
-            one.check_agent(PROOF_CONNECTIONS)
-            _proofs[api] = one.identity, time.monotonic()
-        yield one
-        one.check_agent()
+        if proven != agent_api.identity or time.monotonic() - proven_at > PROOF_VALID_S:
+            agent_api.check_agent(PROOF_CONNECTIONS)
+            _proofs[api] = agent_api.identity, time.monotonic()
+        yield agent_api
+        agent_api.check_agent()
     except DifferentAgentsError:
         _proofs.pop(api, None)
         raise
     finally:
-        one.close()
+        agent_api.close()
 
 
 def _names(*agents: AgentIdentity) -> list[str]:

@@ -96,8 +96,8 @@ def fake_services(services: Mapping[str, Fake]) -> Iterator[None]:
     def service_cache(_registry_cache: RegistryCache, service: str) -> _FakeService:
         fake = fakes.get(service)
         if fake is None:
-            there = ", ".join(sorted(fakes)) or "none"
-            raise NoSuchServiceError(service, f"There is no fake of {service!r} in this test. There are: {there}.")
+            names = ", ".join(sorted(fakes)) or "none"
+            raise NoSuchServiceError(service, f"There is no fake of {service!r} in this test. There are: {names}.")
         return fake
 
     answers = {fake.url: fake.answer for fake in fakes.values() if fake.answer is not None}

@@ -92,17 +92,17 @@ class Brake:
 
     def held(self, removals: Iterable[Removal]) -> dict[Removal, str]:
         """Returns the removals that are held, each with the reason. Named ones are judged before the others."""
-        wanted = sorted(set(removals))
+        ordered = sorted(set(removals))
         if self.blocked:
-            return dict.fromkeys(wanted, self.blocked)
+            return dict.fromkeys(ordered, self.blocked)
         named, others = [], []
-        for removal in wanted:
+        for removal in ordered:
             approval = self.approvals.get(removal.id)
             if approval is None:
                 others.append(removal)
             elif approval is Approval.NAMED:
                 named.append(removal)
-        counted = [removal for removal in wanted if self.approvals.get(removal.id) is Approval.COUNTED]
+        counted = [removal for removal in ordered if self.approvals.get(removal.id) is Approval.COUNTED]
         held: dict[Removal, str] = {}
         passed = counted
         for step, may_be_whole in ((named, True), (others, False)):

@@ -128,10 +128,10 @@ class EvictionDecision:
             return ""
         if groups[0].kind is GroupKind.DATACENTER:
             groups = groups[:1]
-        shown = [f"{self.counts[group].down} of {self.counts[group].total} in {group}" for group in groups[:MAX_NAMES]]
+        counts = [f"{self.counts[group].down} of {self.counts[group].total} in {group}" for group in groups[:MAX_NAMES]]
         more = f" and {len(groups) - MAX_NAMES} more groups" if len(groups) > MAX_NAMES else ""
         return (
-            f"{', '.join(shown)}{more} are down at once: an outage of the network or of Consul rather than of the "
+            f"{', '.join(counts)}{more} are down at once: an outage of the network or of Consul rather than of the "
             f"instances. They stay registered as critical until fewer than half as many are down for {CALM_S:.0f} s."
         )
 

@@ -88,11 +88,11 @@ def relapses(now: datetime, keys: Iterable[InstanceKey]) -> dict[InstanceKey, in
 
     That is: critical again within ten minutes after it was registered, within the last hour. One query.
     """
-    wanted = frozenset(keys)
-    if not wanted:
+    evicted = frozenset(keys)
+    if not evicted:
         return {}
     rows = (
-        HealthTransition.objects.filter(at__gt=now - EVICTIONS_WINDOW, consul_id__in={key for _, key in wanted})
+        HealthTransition.objects.filter(at__gt=now - EVICTIONS_WINDOW, consul_id__in={key for _, key in evicted})
         .order_by("at", "pk")
         .values_list("node", "consul_id", "before", "after", "at")
     )
@@ -101,7 +101,7 @@ def relapses(now: datetime, keys: Iterable[InstanceKey]) -> dict[InstanceKey, in
     failed: dict[InstanceKey, datetime] = {}
     for node, consul_id, before, after, at in rows:
         key = (node, consul_id)
-        if key not in wanted:
+        if key not in evicted:
             continue
         if after == HealthTransition.EVICTED:
             is_relapse = key in returned and failed.get(key, at) - returned.pop(key) <= RELAPSE_WINDOW

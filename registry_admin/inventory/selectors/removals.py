@@ -88,9 +88,9 @@ def approvals(consul_ids: Collection[str], *, now: datetime) -> dict[str, Approv
     rows = RemovalApproval.objects.filter(approved_at__gt=now - APPROVALS_HOLD_FOR).order_by()
     if len(consul_ids) <= _MOST_IDS_IN_QUERY:
         rows = rows.filter(consul_id__in=consul_ids)
-    wanted = set(consul_ids)
+    given = set(consul_ids)
     found = rows.values_list("consul_id", "approval")
-    return {consul_id: Approval(approval) for consul_id, approval in found if consul_id in wanted}
+    return {consul_id: Approval(approval) for consul_id, approval in found if consul_id in given}
 
 
 class _Ledger:
@@ -126,12 +126,12 @@ class _Ledger:
 
 def _moved(consul_ids: Collection[str]) -> dict[str, str]:
     """Returns the present ID of each declaration that had one of these IDs, and has another now. One query."""
-    wanted = set(consul_ids)
-    history = Instance.history.filter(consul_id__in=wanted) if len(wanted) <= _MOST_IDS_IN_QUERY else Instance.history
+    given = set(consul_ids)
+    history = Instance.history.filter(consul_id__in=given) if len(given) <= _MOST_IDS_IN_QUERY else Instance.history
     former = dict(history.order_by().values_list("consul_id", "id"))
-    keys = {key for consul_id, key in former.items() if consul_id in wanted}
+    keys = {key for consul_id, key in former.items() if consul_id in given}
     present = dict(Instance.objects.filter(pk__in=keys).order_by().values_list("pk", "consul_id"))
-    moved = {consul_id: present.get(key, "") for consul_id, key in former.items() if consul_id in wanted}
+    moved = {consul_id: present.get(key, "") for consul_id, key in former.items() if consul_id in given}
     return {before: after for before, after in moved.items() if after and after != before}
 
 

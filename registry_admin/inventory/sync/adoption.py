@@ -76,9 +76,9 @@ def preview_adoption(rows: Iterable[ObservedInstance]) -> list[AdoptionPreview]:
             previews.append(preview)
             specs += [spec] if spec is not None else []
         transaction.set_rollback(True)
-    broken = _broken_by_their_check(previews, specs)
+    refusals = _broken_by_their_check(previews, specs)
     return [
-        replace(preview, refusal=broken[preview.consul_id]) if preview.consul_id in broken else preview
+        replace(preview, refusal=refusals[preview.consul_id]) if preview.consul_id in refusals else preview
         for preview in previews
     ]
 

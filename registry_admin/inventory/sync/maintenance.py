@@ -92,9 +92,9 @@ def _record_maintenance(
     )
 
 
-def _check_node(answering: str, mirrored: str) -> None:
-    if mirrored and answering.lower() != mirrored.lower():
-        raise StalePlanError(f"Consul's address leads to node {answering} now, not to {mirrored}: look again first.")
+def _check_node(node: str, mirrored: str) -> None:
+    if mirrored and node.lower() != mirrored.lower():
+        raise StalePlanError(f"Consul's address leads to node {node} now, not to {mirrored}: look again first.")
 
 
 _NOT_OURS = "it isn't a declared instance that this inventory owns in Consul"

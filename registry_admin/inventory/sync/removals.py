@@ -137,15 +137,15 @@ def withdraw_approvals(consul_ids: Collection[str]) -> None:
 
 def _in_consul(consul_ids: Collection[str]) -> list[Removal]:
     """Returns those of the instances that are in Consul and that we would remove, from the mirror."""
-    ours = Q(owned=True) | Q(owner="", declared=True)
+    is_ours = Q(owned=True) | Q(owner="", declared=True)
     rows = (
-        ObservedInstance.objects.filter(ours, registered_itself=False)
+        ObservedInstance.objects.filter(is_ours, registered_itself=False)
         .exclude(sync_cause__in=[Cause.FOREIGN, Cause.DOUBT])
         .order_by()
     )
-    removals, wanted = [], sorted(set(consul_ids))
-    for start in range(0, len(wanted), BATCH):
-        found = rows.filter(consul_id__in=wanted[start : start + BATCH])
+    removals, ordered = [], sorted(set(consul_ids))
+    for start in range(0, len(ordered), BATCH):
+        found = rows.filter(consul_id__in=ordered[start : start + BATCH])
         for service, node, consul_id, health in found.values_list("service_name", "node", "consul_id", "health"):
             removals.append(Removal(service, node, consul_id, is_up=health != "critical"))
     return removals

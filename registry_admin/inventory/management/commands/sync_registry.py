@@ -141,13 +141,13 @@ class Command(BaseCommand):
             force=options["force"],
             expected_removals=options["expect_removals"],
         )
-        look, result = reconciler.preview()
+        comparison, result = reconciler.preview()
         plan = result.plan
         assert plan is not None  # noqa: S101 - a preview has one
         if not options["json"]:
             self._terminal.print_plan(plan)
         if options["plan_out"]:
-            declared, snapshot = look.inventory.declared, look.snapshot
+            declared, snapshot = comparison.inventory.declared, comparison.snapshot
             plan_file = PlanFile.of(plan, declared=declared, snapshot=snapshot, prune=options["prune"])
             _write_plan(options["plan_out"], plan_file)
         return result
