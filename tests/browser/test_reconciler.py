@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from registry_admin.consul.marks import META_RELEASED
 from registry_admin.inventory.models import Service
 from tests.browser.test_operator import wait_for_status
 from tests.parts import free_port, refusing_port, wait_until
@@ -77,5 +78,5 @@ def test_foreign_instance_is_adopted_and_released_in_the_admin(
     page.get_by_role("heading", name="Release them").wait_for()
     page.get_by_role("button", name="Yes, release them").click()
     page.get_by_text("Released, and left in Consul as they are: legacy-1.").wait_for()
-    assert dict(consul.agent_instances()["legacy-1"].meta) == {}
+    assert set(consul.agent_instances()["legacy-1"].meta) == {META_RELEASED}
     wait_until(unmanaged_count, 20, "the released instance in the list")
