@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from pathlib import Path
@@ -43,6 +44,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 def forget_the_shell() -> None:
     """Takes out what would reach the product from outside: Consul's and modules' variables, proxies, secrets."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job, and in all that it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name == "CONSUL_BIN":  # which agent to test against is for the caller to say
             continue
